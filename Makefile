@@ -1,0 +1,49 @@
+# make run    environment and dashboard      make test   environment and tests
+# make check  ruff, mypy, import directions  make clean  removes the environment
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PORT   ?= 8501
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: run test check format screenshots clean
+
+run: $(VENV)/.run
+	$(BIN)/dgsgpt dashboard --demo --port $(PORT)
+
+test: $(VENV)/.test
+	scripts/install-browser
+	$(BIN)/python -m pytest -m "not gpu"
+
+check: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_imports.py
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The pictures in the README, made by the browser test of the main journey.
+screenshots: $(VENV)/.test
+	scripts/install-browser
+	DGSGPT_SCREENSHOTS=docs $(BIN)/python -m pytest -q tests/e2e/test_journey.py
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"dgsgpt needs Python 3.11 or newer, $(PYTHON) is {v[0]}.{v[1]}: try make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing dgsgpt into $(VENV) (once, a few minutes)"
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing dgsgpt and its test tools into $(VENV) (once, a few minutes)"
+	$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.run
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

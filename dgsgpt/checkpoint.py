@@ -1,0 +1,369 @@
+"""Checkpoints: saving, verifying, describing and loading them. Nothing is pickled.
+
+A checkpoint is a directory `step_00001000/` with `model.safetensors`, `optimizer.safetensors`, `state.json`,
+`config.yaml`, `tokenizer.json`, `metadata.json` (what browsers read) and `manifest.json` (sha256 and size of every
+file, written last). It is self-contained. Reading descriptions needs no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dgsgpt import files
+from dgsgpt.config import RunConfig, load_config
+from dgsgpt.errors import CheckpointError
+from dgsgpt.runs import Run, list_runs
+
+if TYPE_CHECKING:
+    import torch
+
+    from dgsgpt.data.tokenizer import Tokenizer
+    from dgsgpt.model import GPT
+
+FORMAT_VERSION = 1
+MANIFEST, METADATA, STATE = "manifest.json", "metadata.json", "state.json"
+MODEL, OPTIMIZER, TOKENIZER, CONFIG = "model.safetensors", "optimizer.safetensors", "tokenizer.json", "config.yaml"
+MAX_HEADER_BYTES = 8_000_000
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What is known of a checkpoint without opening its weights."""
+
+    path: Path
+    run_id: str
+    step: int
+    metadata: dict[str, Any] = field(default_factory=dict)
+    saved_at: float = 0.0
+    bytes: int = 0
+    problem: str | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether all files are there in their full size; hashes are checked when it is opened."""
+        return self.problem is None
+
+    @property
+    def label(self) -> str:
+        """`run, step 1000`: how people name it."""
+        return f"{self.run_id}, step {self.step}"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint; the model is in eval mode."""
+
+    path: Path
+    model: GPT
+    tokenizer: Tokenizer
+    config: RunConfig
+    metadata: dict[str, Any]
+    state: dict[str, Any]
+
+
+def checkpoint_name(step: int) -> str:
+    """Name of the directory of a step."""
+    return f"step_{step:08d}"
+
+
+# ---------------------------------------------------------------- saving
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    *,
+    model_tensors: Mapping[str, torch.Tensor],
+    optimizer_tensors: Mapping[str, torch.Tensor],
+    state: Mapping[str, Any],
+    config: RunConfig,
+    tokenizer: Tokenizer,
+    metadata: Mapping[str, Any],
+) -> Path:
+    """Write a checkpoint so that at any instant either the whole of it exists, or nothing.
+
+    Everything goes to a staging directory, each file is synced, the manifest comes last, then one rename.
+
+    Raises:
+        CheckpointError: the disk is full or read-only; earlier checkpoints are untouched.
+    """
+    from safetensors.torch import save_file
+
+    final = folder / checkpoint_name(step)
+    staging = folder / f".tmp-{checkpoint_name(step)}-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
+        staging.mkdir()
+        save_file(
+            {k: v.detach().contiguous() for k, v in model_tensors.items()}, str(staging / MODEL), {"format": "pt"}
+        )
+        save_file({k: v.detach().contiguous() for k, v in optimizer_tensors.items()}, str(staging / OPTIMIZER))
+        (staging / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
+        tokenizer.save(staging / TOKENIZER)
+        (staging / STATE).write_text(files.to_json(state, 2), encoding="utf-8")
+        size = files.directory_bytes(staging)
+        described = {"format_version": FORMAT_VERSION, **metadata, "bytes": size}
+        (staging / METADATA).write_text(files.to_json(described, 2), encoding="utf-8")
+        for path in staging.iterdir():
+            _sync(path)
+        files.write_json(staging / MANIFEST, _manifest(staging))
+        if final.exists():  # a damaged namesake, or the same step saved again after a resume
+            discard(final)
+        staging.rename(final)
+        files.fsync_directory(folder)
+    except (OSError, RuntimeError) as e:  # safetensors reports a full disk as its own error type below RuntimeError
+        shutil.rmtree(staging, ignore_errors=True)
+        reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
+        raise CheckpointError(f"{final}: cannot be saved: {reason}; free some space or lower train.keep_last") from e
+    except Exception as e:
+        shutil.rmtree(staging, ignore_errors=True)
+        if type(e).__name__ == "SafetensorError":
+            raise CheckpointError(f"{final}: cannot be saved: {e}; free some space or lower train.keep_last") from e
+        raise
+    return final
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    listed = {p.name: {"bytes": p.stat().st_size, "sha256": hash_file(p)} for p in sorted(folder.iterdir())}
+    return {"format_version": FORMAT_VERSION, "files": listed}
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file, in hex."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def discard(path: Path) -> None:
+    """Remove a directory in two steps, so that a crash in between leaves nothing that looks like a checkpoint."""
+    trash = path.with_name(f".trash-{path.name}-{time.time_ns()}")
+    path.rename(trash)
+    shutil.rmtree(trash, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Clear away what an interrupted save or removal left."""
+    for path in (*folder.glob(".tmp-*"), *folder.glob(".trash-*")):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def prune(folder: Path, keep_last: int, spare: Iterable[Path] = ()) -> list[Path]:
+    """Discard all but the newest `keep_last` complete checkpoints and those to `spare`; returns what went.
+
+    Damaged ones do not count among the kept, and the newest complete one is never discarded.
+    """
+    spared = set(spare)
+    whole = [p for p in sorted(folder.glob("step_*")) if _size_problem(p) is None]
+    gone: list[Path] = []
+    for path in whole[: max(0, len(whole) - max(1, keep_last))]:
+        if path not in spared:
+            with contextlib.suppress(OSError):  # a checkpoint that cannot be removed must not end a training run
+                discard(path)
+                gone.append(path)
+    return gone
+
+
+# ---------------------------------------------------------------- describing, without torch
+def describe(path: Path) -> CheckpointInfo:
+    """What a checkpoint says of itself; a damaged or incomplete one has a `problem`."""
+    metadata = files.read_json(path / METADATA) or {}
+    step = metadata.get("step")
+    name = path.name.removeprefix("step_")
+    saved = metadata.get("saved_at")
+    return CheckpointInfo(
+        path=path,
+        run_id=str(metadata.get("run_id") or path.parent.parent.name),
+        step=step if isinstance(step, int) else int(name) if name.isdigit() else 0,
+        metadata=metadata,
+        saved_at=float(saved) if isinstance(saved, int | float) else 0.0,
+        bytes=metadata["bytes"] if isinstance(metadata.get("bytes"), int) else 0,
+        problem=_size_problem(path) or (None if metadata else f"{METADATA} is missing or damaged"),
+    )
+
+
+def list_checkpoints(where: Path | Run) -> list[CheckpointInfo]:
+    """Checkpoints of one run, or of all runs below a root; the newest first."""
+    runs = [where] if isinstance(where, Run) else list_runs(where)
+    found = [describe(p) for run in runs for p in run.checkpoints()]
+    return sorted(found, key=lambda c: (c.saved_at, c.step), reverse=True)
+
+
+def best_of(infos: Iterable[CheckpointInfo]) -> CheckpointInfo | None:
+    """The one of lowest validation loss; all must be of one run, whose validations use the same tokens."""
+    rated = [i for i in infos if i.complete and isinstance(i.metadata.get("loss_val"), int | float)]
+    return min(rated, key=lambda i: i.metadata["loss_val"], default=None)
+
+
+def _listed_files(path: Path) -> dict[str, dict[str, Any]]:
+    manifest = files.read_json(path / MANIFEST)
+    if manifest is None:
+        raise CheckpointError(
+            f"{path}: {MANIFEST} is missing or damaged: the checkpoint was not completed; use another one"
+        )
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: format version {manifest.get('format_version')!r} is not {FORMAT_VERSION}; open it with a "
+            "matching dgsgpt"
+        )
+    listed = manifest.get("files")
+    if not isinstance(listed, dict) or any(Path(n).name != n for n in listed):
+        raise CheckpointError(f"{path}: {MANIFEST} does not list plain file names; the checkpoint cannot be trusted")
+    missing = {MODEL, CONFIG, TOKENIZER, METADATA, STATE} - set(listed)
+    if missing:
+        raise CheckpointError(
+            f"{path}: {MANIFEST} does not list {', '.join(sorted(missing))}; the checkpoint is incomplete"
+        )
+    return listed
+
+
+def _size_problem(path: Path) -> str | None:
+    """Why a checkpoint cannot be whole, seen from names and sizes alone; None when nothing speaks against it."""
+    try:
+        for name, facts in _listed_files(path).items():
+            file = path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != facts.get("bytes"):
+                return f"{name} has {file.stat().st_size:,} of {facts.get('bytes'):,} bytes"
+    except CheckpointError as e:
+        return str(e).partition(": ")[2]
+    return None
+
+
+def verify(path: Path) -> None:
+    """Compare every file with the manifest.
+
+    Raises:
+        CheckpointError: names the first file that is missing, cut or changed.
+    """
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such checkpoint directory")
+    for name, facts in _listed_files(path).items():
+        file = path / name
+        if not file.is_file():
+            raise CheckpointError(f"{path}: {name} is missing; use an earlier checkpoint")
+        if file.stat().st_size != facts.get("bytes") or hash_file(file) != facts.get("sha256"):
+            raise CheckpointError(
+                f"{path}: {name} is damaged (its sha256 is not the one in {MANIFEST}); use an earlier checkpoint"
+            )
+
+
+def newest_valid(run: Run) -> tuple[Path | None, list[str]]:
+    """The latest checkpoint of a run whose hashes hold, and what was wrong with the later ones."""
+    problems: list[str] = []
+    for path in reversed(run.checkpoints()):
+        try:
+            verify(path)
+        except CheckpointError as e:
+            problems.append(str(e))
+        else:
+            return path, problems
+    return None, problems
+
+
+def find_checkpoint(reference: str, root: Path) -> Path:
+    """The directory meant by a path, `RUN` (its best, else newest, checkpoint) or `RUN@STEP`.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = Path(reference)
+    if (path / MANIFEST).exists() or (path / MODEL).exists():
+        return path
+    run_id, _, step = reference.partition("@")
+    folder = root / run_id if "/" not in run_id else path
+    infos = [i for i in list_checkpoints(Run(folder)) if i.complete] if folder.is_dir() else []
+    if step:
+        infos = [i for i in infos if str(i.step) == step]
+    if not infos:
+        raise CheckpointError(
+            f"no checkpoint {reference!r}; give a checkpoint directory, a run id or RUN@STEP (see `dgsgpt checkpoints`)"
+        )
+    best = best_of(infos)
+    return best.path if best else max(infos, key=lambda i: i.step).path
+
+
+# ---------------------------------------------------------------- loading
+def load_tensors(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
+    """Tensors of a safetensors file.
+
+    Raises:
+        CheckpointError: the file is truncated, malformed, or has an outsized header.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        with path.open("rb") as f:
+            header = int.from_bytes(f.read(8), "little")
+        if header > MAX_HEADER_BYTES:
+            raise CheckpointError(
+                f"{path}: a header of {header:,} bytes is over the limit of {MAX_HEADER_BYTES:,}; the file is not "
+                "one of ours"
+            )
+        return load_file(str(path), device=device)
+    except (SafetensorError, OSError) as e:
+        raise CheckpointError(f"{path}: cannot be read as safetensors: {e}") from e
+
+
+def load_checkpoint(path: str | Path, device: str = "cpu") -> Checkpoint:
+    """Verify and open a checkpoint; its model is in eval mode on `device`.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or the weights do not match the config.
+    """
+    from dgsgpt.data.tokenizer import load_tokenizer
+    from dgsgpt.model import GPT
+
+    path = Path(path)
+    verify(path)
+    config = load_config(path / CONFIG)
+    model = GPT(config.model).to(device)
+    apply_weights(model, load_tensors(path / MODEL, device), path)
+    return Checkpoint(
+        path=path,
+        model=model.eval(),
+        tokenizer=load_tokenizer(path / TOKENIZER),
+        config=config,
+        metadata=files.read_json(path / METADATA) or {},
+        state=files.read_json(path / STATE) or {},
+    )
+
+
+def apply_weights(model: GPT, tensors: Mapping[str, torch.Tensor], source: Path) -> None:
+    """Copy weights into the model; names, shapes and types must match exactly.
+
+    Raises:
+        CheckpointError: names the first tensor that is missing, unknown or of another shape.
+    """
+    own = model.state_dict()
+    for name, tensor in own.items():
+        given = tensors.get(name)
+        if given is None:
+            raise CheckpointError(f"{source}: tensor {name} is missing; the weights belong to another config")
+        if given.shape != tensor.shape or given.dtype != tensor.dtype:
+            raise CheckpointError(
+                f"{source}: tensor {name} is {given.dtype} {tuple(given.shape)}, the config asks for "
+                f"{tensor.dtype} {tuple(tensor.shape)}"
+            )
+    unknown = sorted(set(tensors) - set(own))
+    if unknown:
+        raise CheckpointError(
+            f"{source}: tensor {unknown[0]} is not part of the configured model; the weights belong to another config"
+        )
+    model.load_state_dict(dict(tensors))

@@ -1,0 +1,332 @@
+"""The command line. Every command the dashboard has; heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dgsgpt import __version__
+from dgsgpt.errors import DgsgptError
+
+
+class _Group(click.Group):
+    """Commands in the order written; a user's error is one line on stderr and exit code 2."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DgsgptError as e:
+            click.echo(f"error: {e}", err=True)
+            ctx.exit(2)
+        except BrokenPipeError:  # the reader of a pipe has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="dgsgpt")
+def main() -> None:
+    """Train GPT models from scratch on your own machine.
+
+    Begin with `dgsgpt dashboard --demo`, or with `dgsgpt train configs/demo.yaml`.
+    """
+
+
+def _runs_dir(command: Callable[..., Any]) -> Callable[..., Any]:
+    @click.option(
+        "--runs-dir", type=click.Path(path_type=Path), help="Where runs live (default: $DGSGPT_RUNS, else ./runs)."
+    )
+    @wraps(command)
+    def with_root(*args: Any, runs_dir: Path | None, **kwargs: Any) -> Any:
+        from dgsgpt.runs import runs_root
+
+        return command(*args, root=runs_root(runs_dir), **kwargs)
+
+    return with_root
+
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+_set = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting, e.g. model.n_layer=6."
+)
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+# ---------------------------------------------------------------- dashboard
+@main.command()
+@click.option("--port", default=8501, show_default=True, type=click.IntRange(1, 65535), help="Port on 127.0.0.1.")
+@click.option(
+    "--demo", is_flag=True, help="With no runs yet, start a small demo run so that there is something to watch."
+)
+@click.option(
+    "--open/--no-open", "open_browser", default=None, help="Open a browser (default: when there is a screen)."
+)
+@_runs_dir
+def dashboard(root: Path, port: int, demo: bool, open_browser: bool | None) -> None:
+    """Serve the dashboard on this machine's own address."""
+    from dgsgpt.serve import serve_dashboard
+
+    serve_dashboard(root, port=port, demo=demo, open_browser=open_browser)
+
+
+# ---------------------------------------------------------------- training
+@main.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@_set
+@click.option("--run-id", help="Name of the run (default: made from the config).")
+@click.option("--detach", is_flag=True, help="Start in the background and return.")
+@_json
+@_runs_dir
+def train(
+    root: Path, config: Path, overrides: tuple[str, ...], run_id: str | None, detach: bool, as_json: bool
+) -> None:
+    """Train the model that the YAML file CONFIG describes."""
+    from dgsgpt.config import load_config
+    from dgsgpt.data.prepare import resolve
+    from dgsgpt.runs import create_run
+
+    resolved = resolve(load_config(config, overrides))
+    command = ["dgsgpt", "train", str(config), *(word for o in overrides for word in ("--set", o))]
+    _go(create_run(root, resolved, run_id, command), detach, as_json)
+
+
+@main.command()
+@click.argument("run")
+@click.option("--detach", is_flag=True, help="Go on in the background and return.")
+@_json
+@_runs_dir
+def resume(root: Path, run: str, detach: bool, as_json: bool) -> None:
+    """Go on with RUN from its newest valid checkpoint."""
+    from dgsgpt.runs import open_run
+
+    _go(open_run(root, run), detach, as_json)
+
+
+def _go(run: Any, detach: bool, as_json: bool) -> None:
+    from dgsgpt import console, launch
+
+    if detach:
+        launch.start_run(run)
+        if not as_json:
+            click.echo(
+                f"{run.id} runs in the background: watch it in the dashboard, end it with `dgsgpt stop {run.id}`"
+            )
+        code = 0
+    else:
+        code = console.follow(run, quiet=as_json)
+    if as_json:
+        _print_json(console.run_summary(run))
+    sys.exit(code)
+
+
+@main.command()
+@click.argument("run")
+@click.option("--wait/--no-wait", default=True, help="Wait until it has saved and ended.")
+@click.option("--force", is_flag=True, help="Kill it at once; steps since the last checkpoint are lost.")
+@_json
+@_runs_dir
+def stop(root: Path, run: str, wait: bool, force: bool, as_json: bool) -> None:
+    """Let RUN finish its step, save and end."""
+    from dgsgpt import console, launch
+    from dgsgpt.runs import open_run
+
+    found = open_run(root, run)
+    if force:
+        launch.kill_run(found)
+    else:
+        launch.stop_run(found)
+    if wait:
+        launch.wait_run(found, timeout_s=None)
+    if as_json:
+        _print_json(console.run_summary(found))
+    else:
+        status = found.status()
+        click.echo(
+            f"{found.id}: {status.state}, step {status.step} of {status.max_steps}"
+            + (f" ({status.message})" if status.message else "")
+        )
+
+
+@main.command()
+@_json
+@_runs_dir
+def runs(root: Path, as_json: bool) -> None:
+    """List all runs, the newest first."""
+    from dgsgpt import console
+    from dgsgpt.runs import list_runs
+
+    found = [console.run_summary(r) for r in list_runs(root)]
+    if as_json:
+        _print_json(found)
+    elif not found:
+        click.echo(f"no runs in {root} yet; start one with `dgsgpt train configs/demo.yaml`")
+    else:
+        console.print_table(
+            ["run", "state", "step", "val loss"], [[s["run_id"], s["state"], s["step"], s["loss/val"]] for s in found]
+        )
+
+
+@main.command()
+@click.argument("run", required=False)
+@_json
+@_runs_dir
+def checkpoints(root: Path, run: str | None, as_json: bool) -> None:
+    """List checkpoints of RUN, or of all runs."""
+    from dgsgpt import console
+    from dgsgpt.checkpoint import list_checkpoints
+    from dgsgpt.runs import open_run
+
+    found = list_checkpoints(open_run(root, run) if run else root)
+    if as_json:
+        _print_json([{"path": str(c.path), "problem": c.problem, **c.metadata} for c in found])
+    elif not found:
+        click.echo("no checkpoints yet")
+    else:
+        console.print_checkpoints(found)
+
+
+# ---------------------------------------------------------------- planning and data
+@main.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@_set
+@_json
+def plan(config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Say what CONFIG costs: parameters, FLOPs and memory by part, against what is free."""
+    from dgsgpt import console, hardware, planner
+    from dgsgpt.config import load_config
+
+    loaded = load_config(config, overrides)
+    planned, machine = planner.plan(loaded), hardware.detect()
+    report = {
+        "params": planned.params,
+        "active_params": planned.active_params,
+        "flops_per_token": planned.flops_per_token,
+        "memory": {**planned.memory, "total": planned.total_bytes},
+        "fits": planner.verdict(planned.total_bytes, machine.free_bytes) != "over",
+        "free_bytes": machine.free_bytes,
+    }
+    if as_json:
+        _print_json(report)
+    else:
+        console.print_plan(loaded, report, machine)
+
+
+@main.command()
+@click.argument("corpus")
+@click.option(
+    "--tokenizer", "kind", default="bpe", show_default=True, type=click.Choice(["bpe", "char", "byte", "gpt2"])
+)
+@click.option("--vocab-size", default=4096, show_default=True, help="Vocabulary that bpe learns.")
+@click.option("--val-fraction", default=0.1, show_default=True, help="Share kept for validation, from the end.")
+@_json
+def prepare(corpus: str, kind: str, vocab_size: int, val_fraction: float, as_json: bool) -> None:
+    """Turn CORPUS (austen, plays or a text file) into token files."""
+    from dgsgpt import console
+    from dgsgpt.config import build_config
+    from dgsgpt.data.prepare import prepare as prepare_data
+
+    given = {"corpus": corpus, "tokenizer": {"kind": kind, "vocab_size": vocab_size}, "val_fraction": val_fraction}
+    data = build_config({"data": given}, "prepare").data
+    with console.progress(quiet=as_json) as report:
+        dataset = prepare_data(data, block_size=1, progress=report)
+    if as_json:
+        _print_json({"id": dataset.id, "path": str(dataset.path), **dataset.meta})
+    else:
+        console.print_dataset(dataset)
+
+
+# ---------------------------------------------------------------- using a model
+@main.command()
+@click.argument("checkpoint")
+@click.option("--prompt", required=True, help="Text to continue.")
+@click.option("--max-new-tokens", default=200, show_default=True)
+@click.option("--temperature", default=0.8, show_default=True, help="0 always takes the likeliest token.")
+@click.option("--top-k", type=int, help="Choose among the k likeliest tokens.")
+@click.option("--top-p", type=float, help="Choose among the likeliest tokens that hold this share of probability.")
+@click.option("--seed", type=int, help="Same seed, same text.")
+@click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
+@_json
+@_runs_dir
+def sample(root: Path, checkpoint: str, prompt: str, device: str, as_json: bool, **sampling: Any) -> None:
+    """Continue a prompt with CHECKPOINT (a directory, RUN or RUN@STEP)."""
+    from dgsgpt.checkpoint import find_checkpoint, load_checkpoint
+    from dgsgpt.generation import stream
+
+    opened = load_checkpoint(find_checkpoint(checkpoint, root), device)
+    pieces = stream(opened.model, opened.tokenizer, prompt, **sampling)
+    if as_json:
+        text = "".join(pieces)
+        _print_json({"text": text, "tokens": pieces.stats.tokens, "tokens_per_s": pieces.stats.tokens_per_s})
+        return
+    click.echo(prompt, nl=False)
+    for piece in pieces:
+        click.echo(piece, nl=False)
+    click.echo()
+
+
+@main.command("eval")
+@click.argument("checkpoint")
+@click.option("--text", type=click.Path(path_type=Path), help="Evaluate on a whole text file.")
+@click.option("--corpus", help="Evaluate on the validation split of this corpus (default: the one it was trained on).")
+@click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
+@_json
+@_runs_dir
+def evaluate(root: Path, checkpoint: str, text: Path | None, corpus: str | None, device: str, as_json: bool) -> None:
+    """Loss, perplexity and bits per byte of CHECKPOINT, deterministic and over the whole split."""
+    from dgsgpt import console
+    from dgsgpt.checkpoint import find_checkpoint, load_checkpoint
+    from dgsgpt.data.corpora import read_text
+    from dgsgpt.data.text import split_text
+    from dgsgpt.evaluation import evaluate_text
+
+    if text is not None and corpus is not None:
+        raise click.UsageError("--text and --corpus exclude each other")
+    opened = load_checkpoint(find_checkpoint(checkpoint, root), device)
+    data = opened.config.data
+    if text is not None:
+        content, what = read_text(str(text)), str(text)
+    else:
+        name = corpus or data.corpus
+        content, what = split_text(read_text(name), data.val_fraction)[1], f"{name}, validation split"
+    with console.progress(quiet=as_json) as report:
+        result = evaluate_text(
+            opened.model, opened.tokenizer, content, block_size=opened.config.model.block_size, device=device,
+            on_batch=lambda done, total: report(f"evaluating {what}", done / total),
+        )  # fmt: skip
+    if as_json:
+        _print_json(result.to_dict())
+    else:
+        click.echo(f"{what}: loss {result.loss:.4f}, perplexity {result.ppl:.2f}, {result.bpb:.4f} bits per byte "
+                   f"over {result.tokens:,} tokens, {result.bytes:,} bytes")  # fmt: skip
+
+
+@main.command()
+@_json
+@_runs_dir
+def doctor(root: Path, as_json: bool) -> None:
+    """Say what this machine offers and what is missing."""
+    from dgsgpt import console
+
+    report = console.diagnose(root)
+    if as_json:
+        _print_json(report)
+    else:
+        for key, value in report.items():
+            click.echo(f"{key:14}{value}")
+
+
+if __name__ == "__main__":
+    main()

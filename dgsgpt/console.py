@@ -1,0 +1,201 @@
+"""What the command line prints: progress bars, tables, reports."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from dgsgpt import launch
+from dgsgpt.metrics import MetricsTail
+from dgsgpt.runs import Run
+from dgsgpt.supervise import supervise
+from dgsgpt.ui.format import duration, loss, si, size
+
+if TYPE_CHECKING:
+    from dgsgpt.checkpoint import CheckpointInfo
+    from dgsgpt.config import RunConfig
+    from dgsgpt.data.prepare import Dataset
+    from dgsgpt.hardware import Hardware
+
+Report = Callable[[str, float], None]
+
+
+# ---------------------------------------------------------------- runs
+def run_summary(run: Run) -> dict[str, Any]:
+    """What `--json` says of a run."""
+    tail = MetricsTail(run.path)
+    tail.refresh()
+    status = run.status()
+    return {
+        "run_id": run.id,
+        "run_dir": str(run.path),
+        "state": status.state,
+        "step": status.step,
+        "loss/val": tail.last("loss/val"),
+        "error": status.error,
+    }
+
+
+def follow(run: Run, quiet: bool = False) -> int:
+    """Train in the foreground under a progress bar; Ctrl-C saves and stops. Returns the trainer's exit code."""
+    launch.check_startable(run)
+    launch.mark_starting(run)
+    if quiet:
+        return supervise(run.path)
+    console = Console(stderr=True)
+    console.print(f"run [bold]{run.id}[/] in {run.path}", highlight=False, soft_wrap=True)
+    with _bar(console) as bar:
+        display = _TrainingDisplay(run, bar, console)
+        code = supervise(run.path, tick=display.update)
+        display.update()
+    status = run.status()
+    if status.error:
+        click.echo(f"error: {status.error}", err=True)
+    elif status.state == "stopped":
+        console.print(f"{status.message}; go on with `dgsgpt resume {run.id}`", highlight=False, soft_wrap=True)
+    else:
+        console.print(
+            f"{status.state}: write with `dgsgpt sample {run.id} --prompt 'It was'`", highlight=False, soft_wrap=True
+        )
+    return code
+
+
+class _TrainingDisplay:
+    """Reads what the trainer writes and shows it: a bar on a terminal, a line a validation elsewhere."""
+
+    def __init__(self, run: Run, bar: Progress, console: Console) -> None:
+        self._run, self._bar, self._console = run, bar, console
+        self._tail = MetricsTail(run.path)
+        self._task = bar.add_task("starting", total=run.config.train.steps, figures="")
+        self._said = -1
+
+    def update(self) -> None:
+        status = self._run.status()
+        self._tail.refresh()
+        figures = [f"loss {loss(self._tail.last('loss/train'))}", f"val {loss(self._tail.last('loss/val'))}"]
+        figures.append(f"{si(self._tail.last('perf/tokens_per_s'))} tok/s")
+        if status.eta_s is not None:
+            figures.append(f"{duration(status.eta_s)} left")
+        self._bar.update(
+            self._task,
+            description=status.message or status.state,
+            completed=status.step,
+            total=status.max_steps,
+            figures="  ".join(figures),
+        )
+        frame_step = int(self._tail.last("step") or 0)
+        every = max(1, status.max_steps // 20)
+        if not self._console.is_terminal and frame_step // every > self._said // every:
+            self._said = frame_step
+            self._console.print(
+                f"step {frame_step}/{status.max_steps}  " + "  ".join(figures), highlight=False, soft_wrap=True
+            )
+
+
+def _bar(console: Console) -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+        TextColumn("{task.fields[figures]}"),
+    )
+    return Progress(*columns, console=console, refresh_per_second=5, disable=not console.is_terminal)
+
+
+@contextmanager
+def progress(quiet: bool = False) -> Iterator[Report]:
+    """A bar for work whose share done is reported as `report("what", 0.4)`."""
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        console=console,
+        transient=True,
+        disable=quiet or not console.is_terminal,
+    ) as bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda what, share: bar.update(task, description=what, completed=share)
+
+
+# ---------------------------------------------------------------- tables
+def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Columns of text; numbers to the right."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for i, name in enumerate(header):
+        numeric = all(isinstance(r[i], int | float) or r[i] is None for r in rows)
+        table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(loss(v) if isinstance(v, float) else "–" if v is None else str(v) for v in row))
+    Console(soft_wrap=True).print(table)
+
+
+def print_checkpoints(found: Sequence[CheckpointInfo]) -> None:
+    """The table of `dgsgpt checkpoints`."""
+    rows = [
+        [
+            c.run_id,
+            c.step,
+            c.metadata.get("loss_val"),
+            c.metadata.get("bpb_val"),
+            si(c.metadata.get("params")),
+            size(c.bytes),
+            c.problem or "whole",
+        ]
+        for c in found
+    ]
+    print_table(["run", "step", "val loss", "bits/byte", "params", "size", "state"], rows)
+
+
+def print_plan(config: RunConfig, report: dict[str, Any], machine: Hardware) -> None:
+    """The text of `dgsgpt plan`."""
+    click.echo(f"parameters    {si(report['params'])}, {si(report['active_params'])} active a token")
+    click.echo(
+        f"FLOPs a token {report['flops_per_token']:.3g}; {config.tokens_per_step:,} tokens a step, "
+        f"{config.train.steps:,} steps"
+    )
+    for part, amount in report["memory"].items():
+        click.echo(f"  {part:12}{size(amount):>12}")
+    click.echo(f"{'fits' if report['fits'] else 'does not fit'}: {size(report['free_bytes'])} free on {machine.name}")
+
+
+def print_dataset(dataset: Dataset) -> None:
+    """The text of `dgsgpt prepare`."""
+    per_token = dataset.train_bytes / dataset.train_tokens
+    click.echo(f"{dataset.id}: {dataset.train_tokens:,} training and {dataset.val_tokens:,} validation tokens, "
+               f"vocabulary {dataset.vocab_size:,}, {per_token:.2f} bytes a token\nin {dataset.path}")  # fmt: skip
+
+
+def diagnose(root: Path) -> dict[str, str]:
+    """What `dgsgpt doctor` says, one fact a line."""
+    import platform
+    import shutil
+
+    from dgsgpt import hardware, profiles
+
+    begun = time.perf_counter()
+    import torch
+
+    machine = hardware.detect(root)
+    gpus = ", ".join(f"{g.name}, {size(g.free_bytes)} of {size(g.total_bytes)} free" for g in machine.gpus)
+    usable = "usable by torch" if torch.cuda.is_available() else "torch cannot use it: install a CUDA build"
+    return {
+        "python": platform.python_version(),
+        "torch": f"{torch.__version__}, imported in {time.perf_counter() - begun:.1f} s, "
+        f"{torch.get_num_threads()} threads",
+        "gpu": f"{gpus} ({usable})" if machine.gpus else "none found by the NVIDIA driver",
+        "cpu": f"{machine.cpu_name}, {machine.cpu_cores} cores",
+        "memory": f"{size(machine.ram_available_bytes)} of {size(machine.ram_total_bytes)} free",
+        "disk": f"{size(machine.disk_free_bytes)} free for {root}",
+        "profile": profiles.choose_profile(machine),
+        "compiler": shutil.which("g++") or shutil.which("clang++") or "no C++ compiler: train.compile must stay off",
+        "terminal": "yes" if sys.stdout.isatty() else "no",
+    }

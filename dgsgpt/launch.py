@@ -1,0 +1,123 @@
+"""Starting, stopping and resuming runs: processes that outlive the browser tab and the dashboard."""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from dgsgpt import files, process
+from dgsgpt.config import load_config
+from dgsgpt.errors import RunError
+from dgsgpt.profiles import configs_dir
+from dgsgpt.runs import Run, create_run, suggest_run_id
+from dgsgpt.supervise import STOP_FILE, child_environment
+
+
+def check_startable(run: Run) -> None:
+    """Raise RunError unless the run is queued or has ended and may go on."""
+    status = run.status()
+    if status.is_live:
+        raise RunError(f"run {run.id!r} is already {status.state}; stop it first")
+    if status.state == "finished":
+        raise RunError(f"run {run.id!r} has finished all {status.max_steps} steps; start a new run instead")
+
+
+def mark_starting(run: Run) -> None:
+    """Say that a process is on its way, so that the moment before it reports does not look like a loss."""
+    status = run.status()
+    # What an earlier process left must not be taken for this one's end.
+    (run.path / "exit.json").unlink(missing_ok=True)
+    (run.path / STOP_FILE).unlink(missing_ok=True)
+    now = time.time()
+    files.write_json(
+        run.path / "status.json",
+        {
+            "state": "starting",
+            "step": status.step,
+            "max_steps": status.max_steps or run.config.train.steps,
+            "started_at": now,
+            "heartbeat_at": now,
+            "message": "starting",
+        },
+    )
+
+
+def start_run(run: Run) -> None:
+    """Start (or resume: the trainer goes on from the newest valid checkpoint) as a detached process.
+
+    Raises:
+        RunError: it is live already, or has finished.
+    """
+    check_startable(run)
+    mark_starting(run)
+    with (run.path / "train.log").open("ab") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", "dgsgpt.supervise", str(run.path), secrets.token_hex(8)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=child_environment(),
+        )
+
+
+def resume_run(run: Run) -> None:
+    """Go on with a run that stopped, failed or was lost, from its newest valid checkpoint, else from the start."""
+    start_run(run)
+
+
+def stop_run(run: Run) -> None:
+    """Ask a run to finish its step, save and end; returns at once.
+
+    Raises:
+        RunError: no process works on it.
+    """
+    status = run.status()
+    if not status.is_live:
+        raise RunError(f"run {run.id!r} is {status.state}, nothing to stop")
+    (run.path / STOP_FILE).touch()
+    proc = files.read_json(run.path / "proc.json")
+    process.wake_and_terminate(proc)
+    # A suspended process group hears nothing until it is woken, the trainer separately from its supervisor.
+    trainer = (proc or {}).get("trainer")
+    if hasattr(signal, "SIGCONT"):
+        process.send(trainer, signal.SIGCONT)
+
+
+def kill_run(run: Run) -> None:
+    """End the processes of a run at once; what was not saved is lost."""
+    proc = files.read_json(run.path / "proc.json") or {}
+    hard = getattr(signal, "SIGKILL", signal.SIGTERM)
+    process.send(proc.get("trainer"), hard)
+    deadline = time.monotonic() + 2
+    while process.is_alive(proc) and time.monotonic() < deadline:
+        time.sleep(0.05)  # the supervisor notes how it ended
+    process.send(proc, hard)
+
+
+def wait_run(run: Run, timeout_s: float | None = None) -> bool:
+    """Wait until nothing works on the run; False when the time is up first."""
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    while run.status().is_live or process.is_alive(files.read_json(run.path / "proc.json")):
+        if deadline is not None and time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def start_demo(root: Path, automatic: bool = False) -> Run:
+    """Create and start the demo (`configs/demo.yaml`): about a minute of training on Jane Austen."""
+    config = load_config(configs_dir() / "demo.yaml")
+    run = create_run(
+        root,
+        config,
+        suggest_run_id(root, "austen-demo"),
+        command=["dgsgpt", "train", "configs/demo.yaml"],
+        demo=automatic,
+    )
+    start_run(run)
+    return run

@@ -1,0 +1,94 @@
+"""Facts a trainer records beside its figures: a checkpoint's metadata, the data it used, memory at its peak."""
+
+from __future__ import annotations
+
+import platform
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import dgsgpt
+from dgsgpt import files
+
+if TYPE_CHECKING:
+    from dgsgpt.data.prepare import Dataset
+    from dgsgpt.evaluation import Evaluation
+    from dgsgpt.train.session import Session
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Most memory used so far: by torch on a GPU, by the whole process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows keeps the peak elsewhere
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak) if platform.system() == "Darwin" else int(peak) * 1024
+
+
+def record_data(run_dir: Path, dataset: Dataset) -> None:
+    """Complete run.json with the fingerprints of data and tokenizer, known only once the text is prepared."""
+    facts = files.read_json(run_dir / "run.json") or {}
+    if facts.get("data") is None:
+        data = {
+            "dataset": dataset.id,
+            "fingerprint": dataset.fingerprint,
+            "tokenizer_sha256": dataset.meta["tokenizer_sha256"],
+            "train_tokens": dataset.train_tokens,
+            "val_tokens": dataset.val_tokens,
+            "train_bytes": dataset.train_bytes,
+            "val_bytes": dataset.val_bytes,
+        }
+        files.write_json(run_dir / "run.json", {**facts, "data": data})
+
+
+def checkpoint_metadata(session: Session, whole_eval: Evaluation | None) -> dict[str, Any]:
+    """What the checkpoint browser shows; everything is known without opening the weights."""
+    steps, losses, lrs = (
+        (list(column) for column in zip(*session.recent, strict=True)) if session.recent else ([], [], [])
+    )
+    val_step, val = session.last_eval if session.last_eval else (None, None)
+    device = (
+        torch.cuda.get_device_name(session.device)
+        if session.device.type == "cuda"
+        else platform.processor() or platform.machine()
+    )
+    return {
+        "run_id": session.run_.id,
+        "step": session.step,
+        "max_steps": session.config.train.steps,
+        "tokens": session.tokens,
+        "flops": session.tokens * session.plan.flops_per_token,
+        "train_time_s": session.train_time_s,
+        "saved_at": time.time(),
+        "params": session.plan.params,
+        "active_params": session.plan.active_params,
+        "loss_train": losses[-1] if losses else None,
+        "loss_val": val.loss if val else None,
+        "ppl_val": val.ppl if val else None,
+        "bpb_val": val.bpb if val else None,
+        "val_step": val_step,
+        "whole_split_eval": whole_eval.to_dict() if whole_eval else None,
+        "best": val is not None and session.best_val is not None and val.loss <= session.best_val,
+        "lr": lrs[-1] if lrs else None,
+        "recent_steps": steps,
+        "recent_losses": losses,
+        "recent_lrs": lrs,
+        "corpus": session.config.data.corpus,
+        "data_fingerprint": session.dataset.fingerprint,
+        "tokenizer_kind": session.dataset.tokenizer_kind,
+        "tokenizer_sha256": session.tokenizer.sha256,
+        "vocab_size": session.dataset.vocab_size,
+        "parent": session.run_.facts.get("parent"),
+        "git": session.run_.facts.get("git"),
+        "device": f"{session.device.type}: {device}",
+        "torch_version": torch.__version__,
+        "python_version": platform.python_version(),
+        "dgsgpt_version": dgsgpt.__version__,
+    }

@@ -1,0 +1,97 @@
+"""What is wrapped around a model from outside: recomputation of activations, compilation.
+
+The model knows of neither, and its state dict keeps its names. Apply checkpointing first, then compilation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from dgsgpt.model import GPT, Block
+
+Mode = Literal["none", "full", "selective"]
+
+# Routing is never recomputed: a score that ties, or a kernel that rounds otherwise, would choose other experts
+# than the forward pass did, and the gradient would be that of another network.
+_ROUTING = frozenset({torch.ops.aten.topk.default})
+_COSTLY = frozenset(
+    {
+        torch.ops.aten.mm.default,
+        torch.ops.aten.addmm.default,
+        torch.ops.aten.bmm.default,
+        torch.ops.aten._grouped_mm.default,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+        torch.ops.aten._scaled_dot_product_flash_attention.default,
+        torch.ops.aten._scaled_dot_product_efficient_attention.default,
+        torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+    }
+)
+
+
+def apply_gradient_checkpointing(model: GPT, mode: Mode) -> None:
+    """Keep fewer activations of each block and recompute them in the backward pass (Chen et al. 2016).
+
+    `full` keeps only what enters a block, `selective` also the results of matrix products and attention, `none`
+    undoes either. Dropout repeats its draws and experts their routing, so gradients do not change.
+    """
+    for block in model.blocks:
+        assert isinstance(block, Block)
+        block.__dict__.pop("forward", None)
+        saved = _saved_operators(block, mode)
+        if saved is not None:
+            # The method is replaced, not the module: names in the state dict stay, and the block deep-copies.
+            block.forward = partial(_recomputed, block.forward, saved)  # type: ignore[method-assign]
+
+
+def _saved_operators(block: Block, mode: Mode) -> frozenset[Any] | None:
+    """The operators whose results `mode` keeps; None where it keeps all."""
+    if mode == "none":
+        return None
+    if mode == "selective":
+        return _COSTLY | _ROUTING
+    routed = any(name.endswith("router") for name, _ in block.named_modules())
+    return _ROUTING if routed else frozenset()
+
+
+def _recomputed(forward: Callable[..., Any], saved: frozenset[Any], x: Tensor, *rest: Any) -> Any:
+    """Run a block's `forward`, keeping of its inner tensors only what the operators `saved` gave."""
+    if not torch.is_grad_enabled():
+        return forward(x, *rest)
+    # A dense block in full mode keeps nothing and is spared the policy, which is asked at every operator.
+    policy = {"context_fn": partial(create_selective_checkpoint_contexts, partial(_decide, saved))} if saved else {}
+    return checkpoint(forward, x, *rest, use_reentrant=False, preserve_rng_state=True, **policy)
+
+
+def _decide(saved: frozenset[Any], context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if operator in saved else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def compile_blocks(model: GPT) -> str | None:
+    """Compile each block in place with torch.compile; gives None, or in one line why the blocks stay as they are."""
+    reason = _compiler_problem(next(model.parameters()).device)
+    if reason is None:
+        for block in model.blocks:
+            block.compile()
+    return reason
+
+
+def _compiler_problem(device: torch.device) -> str | None:
+    """What the compiler lacks on `device`, found by compiling one addition: a long run must not die in its "
+    "first step."""
+    try:
+        torch.compile(_add_one)(torch.zeros(8, device=device))
+    except (RuntimeError, ImportError, OSError) as e:  # a missing C++ compiler, Triton or header
+        return (
+            f"torch.compile does not work on this {device.type}: {(str(e).strip() or type(e).__name__).splitlines()[0]}"
+        )
+    return None
+
+
+def _add_one(x: Tensor) -> Tensor:
+    return x + 1

@@ -1,0 +1,82 @@
+"""What a trainer tells the world: status.json, metrics, events, and whether it was asked to stop."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from dgsgpt import files
+from dgsgpt.metrics import MetricsWriter
+from dgsgpt.supervise import STOP_FILE
+
+STATUS_INTERVAL_S = 0.5
+
+
+class StopRequest:
+    """Set by SIGTERM or SIGINT, by a file STOP in the run directory, or when the supervisor has gone."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._file = run_dir / STOP_FILE
+        supervisor = os.environ.get("DGSGPT_SUPERVISOR", "")
+        self._parent = int(supervisor) if supervisor.isdigit() else None
+        self.reason: str | None = None
+
+    def on_signal(self, signum: int, frame: FrameType | None) -> None:
+        """Signal handler; a second signal changes nothing, so that a save in progress completes."""
+        self.reason = self.reason or "asked to stop"
+
+    def check(self) -> bool:
+        """Whether to end after the step in hand."""
+        if self.reason is None and self._file.exists():
+            self.reason = "asked to stop"
+        if self.reason is None and self._parent is not None and os.getppid() != self._parent:
+            self.reason = "its supervisor is gone"
+        return self.reason is not None
+
+
+class Reporter:
+    """Writes status, metrics and events of one run."""
+
+    def __init__(self, run_dir: Path, max_steps: int) -> None:
+        self.writer = MetricsWriter(run_dir)
+        self._path = run_dir / "status.json"
+        self._written = 0.0
+        self._fields: dict[str, Any] = {
+            "state": "starting",
+            "step": 0,
+            "max_steps": max_steps,
+            "started_at": time.time(),
+            "elapsed_s": 0.0,
+            "eta_s": None,
+            "step_s": None,
+            "message": "starting",
+            "error": None,
+        }
+
+    def status(self, *, now: bool = True, **fields: Any) -> None:
+        """Update the status and its heartbeat; with `now=False` at most twice a second."""
+        self._fields.update(fields)
+        if not now and time.monotonic() - self._written < STATUS_INTERVAL_S:
+            return
+        self._written = time.monotonic()
+        files.write_json(self._path, {**self._fields, "heartbeat_at": time.time(), "pid": os.getpid()}, durable=False)
+
+    def progress(self, message: str, share: float | None = None) -> None:
+        """Say what goes on beside the steps, e.g. `preparing data, 40 %`."""
+        self.status(now=False, message=message if share is None else f"{message}, {share:.0%}")
+
+    def log(self, step: int, values: dict[str, float | int | None]) -> None:
+        """One line of metrics; values that are not finite also become a health event."""
+        for name in self.writer.log(step, values):
+            self.event("health", step, message=f"{name} is not finite")
+
+    def event(self, kind: str, step: int, **details: Any) -> None:
+        """One event, also as a line of the log."""
+        self.writer.event(kind, step, **details)
+        shown = "  ".join(
+            f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in details.items() if k != "text"
+        )
+        print(f"{time.strftime('%H:%M:%S')} step {step}  {kind}  {shown}".rstrip(), flush=True)
