@@ -288,19 +288,18 @@ def evaluate(root: Path, checkpoint: str, text: Path | None, corpus: str | None,
     """Loss, perplexity and bits per byte of CHECKPOINT, deterministic and over the whole split."""
     from dgsgpt import console
     from dgsgpt.checkpoint import find_checkpoint, load_checkpoint
-    from dgsgpt.data.corpora import read_text
-    from dgsgpt.data.text import split_text
-    from dgsgpt.evaluation import evaluate_text
+    from dgsgpt.data.text import read_file
+    from dgsgpt.evaluation import evaluate_text, validation_text
 
     if text is not None and corpus is not None:
         raise click.UsageError("--text and --corpus exclude each other")
     opened = load_checkpoint(find_checkpoint(checkpoint, root), device)
     data = opened.config.data
     if text is not None:
-        content, what = read_text(str(text)), str(text)
+        content, what = read_file(text), str(text)
     else:
         name = corpus or data.corpus
-        content, what = split_text(read_text(name), data.val_fraction)[1], f"{name}, validation split"
+        content, what = validation_text(name, data.val_fraction), f"{name}, validation split"
     with console.progress(quiet=as_json) as report:
         result = evaluate_text(
             opened.model, opened.tokenizer, content, block_size=opened.config.model.block_size, device=device,

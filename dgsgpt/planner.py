@@ -1,7 +1,6 @@
 """What a config costs before anything is run: parameters, arithmetic, memory by part, and how to make it fit.
 
-Parameters are exact. Activations follow what the model's operators keep for the backward pass and are checked
-against torch's allocations in `tests/test_planner.py`; compiled blocks keep less. Pure arithmetic, no torch.
+The counting is in `dgsgpt.costs`; here are its sum, its verdict and its remedies. Pure arithmetic, no torch.
 """
 
 from __future__ import annotations
@@ -9,16 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any, Literal
 
-from dgsgpt.config import ModelConfig, RunConfig, build_config, layer_is_moe, layer_windows
+from dgsgpt.config import RunConfig, build_config
+from dgsgpt.costs import (
+    compute_bytes,
+    count_flops_per_token,
+    count_kv_bytes_per_token,
+    count_params,
+    count_transient_bytes,
+)
 from dgsgpt.rules import put
 
-UNKNOWN_VOCAB_SIZE = 128  # characters of a text that has not been read yet
-RUNTIME_BYTES = 512 * 2**20  # torch itself: CUDA context and library workspaces, or the process's own memory
 CHECKPOINT_EXTRA_BYTES = 256 * 2**10  # tokenizer, metadata, state
-MIN_BLOCK = 64  # as in dgsgpt/model/attention.py, which this module must not import: it needs torch
 SPARE = 0.05  # share of the free memory below which a fit is tight
 MIN_CONTEXT = 64
 
@@ -55,7 +57,7 @@ class Remedy:
     label: str
     overrides: dict[str, Any]  # dotted settings and their new values
     saved_bytes: int
-    time_ratio: float | None  # of the run's arithmetic, new to old; None where arithmetic does not tell
+    time_ratio: float | None  # arithmetic per token, new to old; None where arithmetic does not tell
 
 
 def plan(config: RunConfig, device: str = "auto") -> Plan:
@@ -66,12 +68,12 @@ def plan(config: RunConfig, device: str = "auto") -> Plan:
         params=params,
         active_params=count_params(model, active=True),
         flops_per_token=count_flops_per_token(model),
-        kv_bytes_per_token=_kv_bytes_per_token(model, _compute_bytes(config, device)),
+        kv_bytes_per_token=count_kv_bytes_per_token(model, compute_bytes(config, device)),
         memory={
             "weights": 4 * params,
             "gradients": 4 * params,
             "optimizer": 8 * params,  # AdamW: the gradient's mean and square, in float32
-            **_transient_memory(config, _compute_bytes(config, device)),
+            **count_transient_bytes(config, compute_bytes(config, device)),
         },
         checkpoint_bytes=12 * params + CHECKPOINT_EXTRA_BYTES,
         total_tokens=train.steps * config.tokens_per_step,
@@ -85,202 +87,21 @@ def verdict(total_bytes: int, free_bytes: int) -> Verdict:
     return "tight" if total_bytes > (1 - SPARE) * free_bytes else "fits"
 
 
-# ---------------------------------------------------------------- parameters and arithmetic
-def _vocab(model: ModelConfig) -> int:
-    return model.vocab_size or UNKNOWN_VOCAB_SIZE
-
-
-def _matrices(model: ModelConfig) -> int:
-    """Matrices of a feed-forward network."""
-    return 3 if model.mlp == "swiglu" else 2
-
-
-def _attention_weights(model: ModelConfig) -> int:
-    return 2 * model.n_embd * (model.n_embd + model.n_kv_head * model.head_dim)
-
-
-def _mlp_weights(model: ModelConfig, moe: bool, active: bool) -> int:
-    """Matrix elements of a layer's network: its dense one, or router and experts."""
-    C, matrices = model.n_embd, _matrices(model)
-    if not moe or model.moe is None:
-        return matrices * C * model.hidden
-    experts = model.moe.n_expert_per_token if active else model.moe.n_expert
-    return C * model.moe.n_expert + matrices * C * model.expert_hidden * (experts + model.moe.n_shared_expert)
-
-
-def _vectors(model: ModelConfig, moe: bool) -> int:
-    """Biases and gains of one block; routed experts have no biases."""
-    C, narrow = model.n_embd, model.n_kv_head * model.head_dim
-    total = 2 * _norm(model) + (2 * model.head_dim if model.qk_norm else 0)
-    if model.bias:
-        shared = model.moe.n_shared_expert * model.expert_hidden if moe and model.moe else 0
-        hidden = shared if moe else model.hidden
-        total += 2 * C + 2 * narrow + ((_matrices(model) - 1) * hidden + C if hidden else 0)
-    return total
-
-
-def _norm(model: ModelConfig) -> int:
-    return model.n_embd * (2 if model.norm == "layernorm" and model.bias else 1)
-
-
-def count_params(model: ModelConfig, active: bool = False) -> int:
-    """Parameters of the model, a tied embedding once; `active` counts only the experts that one token passes."""
-    C = model.n_embd
-    total = _vocab(model) * C * (1 if model.tie_embeddings else 2) + _norm(model)
-    total += model.block_size * C if model.rope is None else 0
-    for moe in layer_is_moe(model):
-        total += _attention_weights(model) + _mlp_weights(model, moe, active) + _vectors(model, moe)
-    return total
-
-
-def count_flops_per_token(model: ModelConfig, blocks_only: bool = False) -> int:
-    """Training FLOPs per token: 6 per weight of an active matrix, the output layer's too, and 12 C per token seen.
-
-    The count of PaLM (Chowdhery et al. 2022, appendix B), where a sliding layer sees its window, not the context.
-    """
-    C, T = model.n_embd, model.block_size
-    total = 0 if blocks_only else 6 * _vocab(model) * C
-    for moe, window in zip(layer_is_moe(model), layer_windows(model), strict=True):
-        total += 6 * (_attention_weights(model) + _mlp_weights(model, moe, active=True)) + 12 * C * min(window or T, T)
-    return total
-
-
-def _kv_bytes_per_token(model: ModelConfig, size: int) -> int:
-    seen = sum(min(window or model.block_size, model.block_size) for window in layer_windows(model))
-    return round(2 * model.n_kv_head * model.head_dim * size * seen / model.block_size)
-
-
-# ---------------------------------------------------------------- memory that comes and goes
-@dataclass(frozen=True)
-class _LayerBytes:
-    """Bytes of one layer for one micro-batch."""
-
-    whole: float  # kept without checkpointing
-    kept: float  # kept in the chosen mode
-    passing: float  # temporaries of its backward pass
-
-
-def _compute_bytes(config: RunConfig, device: str) -> int:
-    """Bytes of a number in matrix products."""
-    train = config.train
-    device = device if train.device == "auto" else train.device
-    return 2 if train.precision == "bf16" or (train.precision == "auto" and device == "cuda") else 4
-
-
-def _transient_memory(config: RunConfig, e: int) -> dict[str, int]:
-    """Activations, logits and workspace, `e` bytes to a number in matrix products."""
-    model, mode = config.model, config.train.gradient_checkpointing
-    C, V, B, T = model.n_embd, _vocab(model), config.train.micro_batch_size, model.block_size
-    N = B * T
-    windows, moes = layer_windows(model), layer_is_moe(model)
-    kinds = {kind: _layer_bytes(model, *kind, B, e, mode) for kind in set(zip(windows, moes, strict=True))}
-    layers = [kinds[kind] for kind in zip(windows, moes, strict=True)]
-    ends = N * (8 + _norm_bytes(model, e) + (4 * C if model.dropout else 0))  # tokens, last norm, embedding's dropout
-    angles = 8 * T * model.head_dim if model.rope else 0
-    activations = ends + angles + sum(layer.kept for layer in layers)
-    # At the loss: logits, their log-softmax in float32 and the gradients of both.
-    logits = N * V * (16 if e == 4 else 14)
-    # Later the caller still holds the logits while one block after the other is recomputed, the last one first.
-    beneath = accumulate(layer.kept for layer in layers)
-    later = max(kept + layer.whole - layer.kept + layer.passing for kept, layer in zip(beneath, layers, strict=True))
-    above = max(0.0, later + ends + angles + N * V * e - activations - logits)
-    copies = 2 * _matrix_params(model) if e == 2 else 0  # autocast's
-    return {
-        "activations": round(activations),
-        "logits": logits,
-        "workspace": round(above) + copies + RUNTIME_BYTES,
-    }
-
-
-def _matrix_params(model: ModelConfig) -> int:
-    blocks = sum(_attention_weights(model) + _mlp_weights(model, moe, active=False) for moe in layer_is_moe(model))
-    return blocks + _vocab(model) * model.n_embd
-
-
-def _layer_bytes(model: ModelConfig, window: int | None, moe: bool, B: int, e: int, mode: str) -> _LayerBytes:
-    N, C = B * model.block_size, model.n_embd
-    narrow = model.n_kv_head * model.head_dim
-    mlp, products, passing = _moe_bytes(model, e) if moe else _mlp_bytes(model, model.hidden, e)
-    whole = N * (2 * _norm_bytes(model, e) + mlp) + _attention_bytes(model, window, B, e)
-    whole += N * 2 * e * C if model.dropout else 0
-    routing = 12 * model.moe.n_expert_per_token if moe and model.moe else 0  # top-k, which is never recomputed
-    if mode == "full":
-        kept = N * (4.0 * C + routing)
-    elif mode == "selective":
-        # What enters the block, and the results of q, k, v, attention, out and the network's products.
-        kept = N * (4 * C + e * (3 * C + 2 * narrow) + 4 * model.n_head + products + routing)
-    else:
-        kept = whole
-    return _LayerBytes(whole, kept, N * passing)
-
-
-def _norm_bytes(model: ModelConfig, e: int) -> int:
-    """A token's bytes for a norm: its float32 input, its output, and RMSNorm's value before the gain."""
-    C = model.n_embd
-    return (4 * C + 8 if model.norm == "layernorm" else 8 * C + 4) + e * C
-
-
-def _attention_bytes(model: ModelConfig, window: int | None, B: int, e: int) -> float:
-    """Bytes kept of a layer's attention: queries, keys, values, result, log-sum-exp; q and k before their norm."""
-    C, T, H, narrow = model.n_embd, model.block_size, model.n_head, model.n_kv_head * model.head_dim
-    normed = 4 * (2 * (C + narrow) + H + model.n_kv_head) if model.qk_norm else 0
-    if window is None or window >= T:
-        return B * T * (e * (2 * C + 2 * narrow) + 4 * H + normed)
-    size = math.ceil(max(window, min(MIN_BLOCK, T)) / 8) * 8
-    blocks = math.ceil(T / size)
-    padded = B * blocks * size
-    pairs = 2 - 1 / blocks  # all blocks but the first hold the keys of two
-    masks = e * size**2 * (3 if blocks > 1 else 1)
-    return padded * (e * (2 * C + 2 * narrow * pairs) + 4 * H) + B * T * (e * C + normed) + masks
-
-
-def _mlp_bytes(model: ModelConfig, hidden: int, e: int) -> tuple[float, float, float]:
-    """A token's bytes for a network: kept, of which results of products, and temporaries of the backward pass."""
-    C, F = model.n_embd, e * hidden
-    kept = {"gelu": 2, "relu": 1, "relu2": 2, "swiglu": 4}[model.mlp] * F
-    passing = {"gelu": 0, "relu": 1, "relu2": 2, "swiglu": 1}[model.mlp] * F + 3 * e * C
-    return kept, (_matrices(model) - 1) * F + e * C, passing
-
-
-def _moe_bytes(model: ModelConfig, e: int) -> tuple[float, float, float]:
-    """The same for experts: rows gathered for each, their networks, and the router."""
-    moe, C = model.moe, model.n_embd
-    assert moe is not None
-    E, K = moe.n_expert, moe.n_expert_per_token
-    kept, products, _ = _mlp_bytes(model, model.expert_hidden, e)
-    if moe.capacity_factor is None:
-        rows, routing, copies = float(K), 8 * E + 36 * K, 2
-    else:
-        rows = min(moe.capacity_factor * K, float(E))
-        routing, copies = 8 * E + 16 * K + 21 * rows, 3
-    kept = rows * (kept + copies * e * C) + routing
-    products = rows * products + 4 * E
-    passing = rows * 2 * e * (model.expert_hidden + C) + 8 * C
-    if e == 2:
-        kept += 4 * C - (0 if moe.n_shared_expert else e * C)  # the router reads a float32 copy
-    if moe.n_shared_expert:
-        shared = _mlp_bytes(model, moe.n_shared_expert * model.expert_hidden, e)
-        kept, products, passing = kept + shared[0], products + shared[1], passing + shared[2]
-    return kept, products, passing
-
-
 # ---------------------------------------------------------------- remedies
 def remedies(config: RunConfig, free_bytes: int, device: str = "auto") -> list[Remedy]:
     """Ways to make an ill-fitting config fit, each priced by `plan`: those that suffice first; none if it fits.
 
-    If no single one suffices, recomputing is offered together with a smaller micro-batch or a shorter context.
+    If no single one suffices, they are joined: recomputing, then a smaller micro-batch, then a shorter context.
     """
     if verdict(plan(config, device).total_bytes, free_bytes) == "fits":
         return []
     found = list(_single_remedies(config, free_bytes, device))
     if not any(fits for fits, _ in found):
-        eased = _override(config, {"train.gradient_checkpointing": "full"})
-        for smaller in (_smaller_micro_batch, _shorter_context):
-            overrides = {"train.gradient_checkpointing": "full", **smaller(eased, free_bytes, device)}
-            if len(overrides) > 1:
-                found += _priced(config, overrides, free_bytes, device)
-    found.sort(key=lambda pair: (not pair[0], -pair[1].saved_bytes if not pair[0] else pair[1].time_ratio or 1.0))
-    return [remedy for _, remedy in found]
+        found += _joint_remedies(config, free_bytes, device)
+    enough = sorted(
+        (r for fits, r in found if fits), key=lambda r: ("model.block_size" in r.overrides, r.time_ratio or 1.0)
+    )
+    return enough + sorted((r for fits, r in found if not fits), key=lambda r: -r.saved_bytes)
 
 
 def _single_remedies(config: RunConfig, free_bytes: int, device: str) -> Iterator[tuple[bool, Remedy]]:
@@ -295,6 +116,17 @@ def _single_remedies(config: RunConfig, free_bytes: int, device: str) -> Iterato
     candidates += [find(config, free_bytes, device) for find in (_smaller_micro_batch, _shorter_context)]
     for overrides in candidates:
         yield from _priced(config, overrides, free_bytes, device)
+
+
+def _joint_remedies(config: RunConfig, free_bytes: int, device: str) -> Iterator[tuple[bool, Remedy]]:
+    overrides: dict[str, Any] = {}
+    if config.train.gradient_checkpointing != "full":
+        overrides = {"train.gradient_checkpointing": "full"}
+    for find in (_smaller_micro_batch, _shorter_context):
+        more = find(_override(config, overrides), free_bytes, device)
+        if overrides and more:
+            yield from _priced(config, {**overrides, **more}, free_bytes, device)
+        overrides = {**overrides, **more}
 
 
 def _priced(
@@ -317,7 +149,7 @@ def _override(config: RunConfig, overrides: dict[str, Any]) -> RunConfig:
 
 
 def _smaller_micro_batch(config: RunConfig, free_bytes: int, device: str) -> dict[str, Any]:
-    """Half the micro-batch and twice the accumulation, until it fits or one sequence is left: the step stays the same."""
+    """Half the micro-batch and twice the accumulation until it fits or one sequence is left; the step is the same."""
     overrides: dict[str, Any] = {}
     size, times = config.train.micro_batch_size, config.train.grad_accum_steps
     while size > 1 and verdict(plan(_override(config, overrides), device).total_bytes, free_bytes) != "fits":
@@ -342,19 +174,18 @@ def _shorter_context(config: RunConfig, free_bytes: int, device: str) -> dict[st
 
 
 def _time_ratio(old: RunConfig, new: RunConfig) -> float | None:
-    """Arithmetic of the new run over that of the old one; None where speed changes without it (bf16, selective)."""
-    if new.train.precision != old.train.precision or new.train.gradient_checkpointing == "selective" != (
-        old.train.gradient_checkpointing
-    ):
+    """Arithmetic per token, new to old; None where speed changes without it (bf16, selective recomputing)."""
+    old_mode, new_mode = old.train.gradient_checkpointing, new.train.gradient_checkpointing
+    if new.train.precision != old.train.precision or (new_mode != old_mode and new_mode == "selective"):
         return None
-    return _run_flops(new) / _run_flops(old)
+    return _flops_per_token(new) / _flops_per_token(old)
 
 
-def _run_flops(config: RunConfig) -> float:
+def _flops_per_token(config: RunConfig) -> float:
     flops: float = count_flops_per_token(config.model)
     if config.train.gradient_checkpointing == "full":
         flops += count_flops_per_token(config.model, blocks_only=True) / 3  # every block's forward pass once more
-    return flops * config.tokens_per_step * config.train.steps
+    return flops
 
 
 def _label(old: RunConfig, new: RunConfig) -> str:

@@ -182,7 +182,8 @@ def check_run_id(text: str) -> str:
 
 def suggest_run_id(root: Path, stem: str = "run") -> str:
     """A free id: `stem` itself, else `stem-2`, `stem-3` and so on."""
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:58] or "run"
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:54] or "run"
+    stem = f"run-{stem}" if _RESERVED.fullmatch(stem) else stem
     taken = {p.name for p in root.iterdir()} if root.is_dir() else set()
     if stem not in taken:
         return stem

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+# Tiny matrices on one thread are faster than on two, and every child process inherits it. Before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import random
 from collections.abc import Callable
 from pathlib import Path

@@ -30,10 +30,18 @@ def test_yaml_round_trip_is_identity_for_defaults() -> None:
     lr=st.floats(1e-8, 10.0),
     dropout=st.floats(0, 0.99),
     moe=st.none() | st.fixed_dictionaries({"n_expert": st.integers(2, 16), "n_expert_per_token": st.integers(1, 2)}),
-    window=st.none() | st.fixed_dictionaries({"size": st.integers(1, 64), "pattern": st.sampled_from(["S", "SL", "SSSL"])}),
+    window=st.none()
+    | st.fixed_dictionaries({"size": st.integers(1, 64), "pattern": st.sampled_from(["S", "SL", "SSSL"])}),
 )
 def test_yaml_round_trip_is_identity(n_head, head_dim, lr, dropout, moe, window) -> None:
-    model = {"n_head": n_head, "n_embd": n_head * head_dim, "block_size": 64, "dropout": dropout, "moe": moe, "window": window}
+    model = {
+        "n_head": n_head,
+        "n_embd": n_head * head_dim,
+        "block_size": 64,
+        "dropout": dropout,
+        "moe": moe,
+        "window": window,
+    }
     config = build_config({"model": model, "train": {"lr": lr}})
     assert parse_config(config.to_yaml()) == config
 

@@ -39,7 +39,9 @@ def test_reading_in_pieces_equals_reading_at_once(tmp_path_factory: pytest.TempP
     done = 0
     for part in [*parts, len(text)]:
         done = min(len(text), done + part)
-        (path / METRICS).write_bytes(text[:done]) if not (path / METRICS).exists() else _extend(path / METRICS, text, done)
+        (path / METRICS).write_bytes(text[:done]) if not (path / METRICS).exists() else _extend(
+            path / METRICS, text, done
+        )
         tail.refresh()
     assert tail.frame.equals(read_metrics(path))
     assert len(tail) == 8
@@ -61,7 +63,9 @@ def test_a_damaged_last_line_loses_only_itself(tmp_path: Path, cut: int) -> None
 
 
 def test_garbage_in_the_middle_is_skipped_and_counted(tmp_path: Path) -> None:
-    (tmp_path / METRICS).write_bytes(b'{"step": 1}\n\x00\x00\x00\n[]\n{"step": true}\n{"x": 1}\n\xff\xfe\n{"step": 2}\n')
+    (tmp_path / METRICS).write_bytes(
+        b'{"step": 1}\n\x00\x00\x00\n[]\n{"step": true}\n{"x": 1}\n\xff\xfe\n{"step": 2}\n'
+    )
     tail = MetricsTail(tmp_path)
     assert tail.refresh()
     assert tail.frame["step"].tolist() == [1, 2]
@@ -90,7 +94,9 @@ def test_a_resume_supersedes_the_lines_past_its_checkpoint(tmp_path: Path) -> No
 
 
 def test_a_reader_lets_the_later_line_of_a_step_win(tmp_path: Path) -> None:
-    (tmp_path / METRICS).write_text("".join(json.dumps({"step": s, "x": i}) + "\n" for i, s in enumerate((1, 2, 3, 2, 3))))
+    (tmp_path / METRICS).write_text(
+        "".join(json.dumps({"step": s, "x": i}) + "\n" for i, s in enumerate((1, 2, 3, 2, 3)))
+    )
     frame = read_metrics(tmp_path)
     assert frame["step"].tolist() == [1, 2, 3]
     assert frame["x"].tolist() == [0.0, 3.0, 4.0]

@@ -13,14 +13,29 @@ scalars = st.none() | st.booleans() | st.integers(-(10**15), 10**15) | st.floats
 plain_text = st.text(st.characters(blacklist_categories=("Cs", "Cc")), max_size=20)
 
 
-@given(st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), scalars | plain_text | st.lists(scalars, max_size=3), max_size=6))
+@given(
+    st.dictionaries(
+        st.from_regex(r"[a-z_]{1,8}", fullmatch=True), scalars | plain_text | st.lists(scalars, max_size=3), max_size=6
+    )
+)
 def test_parse_reads_back_what_dump_writes(values: dict) -> None:
     assert strict_yaml.parse(strict_yaml.dump(values), "x") == values
 
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("3e-4", 3e-4), ("1_000", 1000), ("010", 10), ("on", "on"), ("yes", "yes"), ("true", True), ("1.5", 1.5), ("-2", -2), ("~", None), (".5", 0.5)],
+    [
+        ("3e-4", 3e-4),
+        ("1_000", 1000),
+        ("010", 10),
+        ("on", "on"),
+        ("yes", "yes"),
+        ("true", True),
+        ("1.5", 1.5),
+        ("-2", -2),
+        ("~", None),
+        (".5", 0.5),
+    ],
 )
 def test_scalars_are_what_people_mean(text: str, value: object) -> None:
     parsed = strict_yaml.parse(text, "x")
@@ -59,14 +74,18 @@ def test_hostile_or_broken_text_is_one_line(text: str, message: str) -> None:
 
 @pytest.mark.timeout(5)
 def test_alias_bomb_is_refused_at_once() -> None:
-    bomb = "a: &a [x]\n" + "".join(f"b{i}: &b{i} [*{'a' if i == 0 else f'b{i - 1}'}, *{'a' if i == 0 else f'b{i - 1}'}]\n" for i in range(60))
+    bomb = "a: &a [x]\n" + "".join(
+        f"b{i}: &b{i} [*{'a' if i == 0 else f'b{i - 1}'}, *{'a' if i == 0 else f'b{i - 1}'}]\n" for i in range(60)
+    )
     with pytest.raises(ConfigError, match="aliases"):
         strict_yaml.parse(bomb, "bomb.yaml")
 
 
 @given(st.text(max_size=200))
-def test_any_text_parses_or_is_a_config_error(text: str) -> None:
+def test_any_text_parses_or_is_one_line(text: str) -> None:
+    message = ""
     try:
         strict_yaml.parse(text, "x")
     except ConfigError as e:
-        assert "\n" not in str(e)
+        message = str(e)
+    assert "\n" not in message

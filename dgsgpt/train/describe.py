@@ -27,7 +27,7 @@ def peak_bytes(device: torch.device) -> int:
     except ImportError:  # Windows keeps the peak elsewhere
         import psutil
 
-        return int(psutil.Process().memory_info().peak_wset)
+        return int(psutil.Process().memory_info()._asdict()["peak_wset"])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak) if platform.system() == "Darwin" else int(peak) * 1024
 

@@ -63,9 +63,10 @@ def _recomputed(forward: Callable[..., Any], saved: frozenset[Any], x: Tensor, *
     """Run a block's `forward`, keeping of its inner tensors only what the operators `saved` gave."""
     if not torch.is_grad_enabled():
         return forward(x, *rest)
-    # A dense block in full mode keeps nothing and is spared the policy, which is asked at every operator.
-    policy = {"context_fn": partial(create_selective_checkpoint_contexts, partial(_decide, saved))} if saved else {}
-    return checkpoint(forward, x, *rest, use_reentrant=False, preserve_rng_state=True, **policy)
+    if not saved:  # a dense block in full mode is spared the policy, which is asked at every operator
+        return checkpoint(forward, x, *rest, use_reentrant=False)
+    contexts = partial(create_selective_checkpoint_contexts, partial(_decide, saved))
+    return checkpoint(forward, x, *rest, use_reentrant=False, context_fn=contexts)
 
 
 def _decide(saved: frozenset[Any], context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:

@@ -31,6 +31,7 @@ from dgsgpt.train.stepper import Stepper, StepResult, autocast, pick_device
 
 EXIT_STOPPED = 143
 RECENT = 100
+LOCK_TIMEOUT_S = 5.0
 
 
 def train_run(run_dir: Path, stop: StopRequest) -> int:
@@ -38,7 +39,7 @@ def train_run(run_dir: Path, stop: StopRequest) -> int:
     run = Run(run_dir)
     lock = FileLock(run_dir / ".trainer.lock")
     try:
-        lock.acquire(timeout=5)
+        lock.acquire(timeout=LOCK_TIMEOUT_S)
     except Timeout:
         print(f"run {run.id!r} is already being trained by another process; stop it first", flush=True)
         return 2

@@ -1,0 +1,208 @@
+"""What every tokenizer can do, and the one JSON envelope they are all kept in.
+
+The envelope is `{type, version, vocab, specials, sha256}`; `sha256` is over the other four as canonical JSON and
+identifies the tokenizer. Nothing is pickled. Special tokens stand for no text: they are never produced by
+`encode` (a `<|endoftext|>` written in a text is encoded as the letters it is made of) and decode to nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dgsgpt.config import TokenizerConfig
+from dgsgpt.data.text import shown
+from dgsgpt.errors import DataError
+from dgsgpt.files import MAX_JSON_BYTES, to_json, write_atomic
+
+ENVELOPE_VERSION = 1
+END_OF_TEXT = "<|endoftext|>"
+_AGAIN = "restore it or prepare the data again"
+
+TokenArray = npt.NDArray[np.uint32]
+
+
+class Tokenizer(ABC):
+    """Text to token ids and back; ids are 0 … vocab_size - 1."""
+
+    kind: str = ""
+
+    def __init__(self, table: list[bytes], specials: Mapping[str, int] | None = None) -> None:
+        self._table = table
+        self.specials: dict[str, int] = dict(specials or {})
+
+    @abstractmethod
+    def encode_array(self, text: str) -> TokenArray:
+        """Token ids of `text` as an array.
+
+        Raises:
+            DataError: the text has characters this tokenizer cannot encode; they are listed.
+        """
+
+    @abstractmethod
+    def vocab(self) -> dict[str, Any]:
+        """The envelope's `vocab`: all that is needed to rebuild this tokenizer."""
+
+    def chunks(self, text: str) -> list[str]:
+        """Pieces of `text` whose encodings, concatenated, are exactly the encoding of the whole."""
+        return text.splitlines(keepends=True)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, special tokens included."""
+        return len(self._table)
+
+    @property
+    def end_of_text(self) -> int | None:
+        """Id of `<|endoftext|>`, or None for tokenizers without it."""
+        return self.specials.get(END_OF_TEXT)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`.
+
+        Raises:
+            DataError: the text has characters this tokenizer cannot encode; they are listed.
+        """
+        ids: list[int] = self.encode_array(text).tolist()
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`; bytes that are not UTF-8 (a cut character) become U+FFFD, special tokens nothing.
+
+        Raises:
+            DataError: an id outside the vocabulary.
+        """
+        return b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
+
+    def token_bytes(self, token: int) -> bytes:
+        """The UTF-8 bytes a token stands for; they need not be whole characters.
+
+        Raises:
+            DataError: an id outside the vocabulary.
+        """
+        if not 0 <= token < len(self._table):
+            raise DataError(f"token id {token} is outside the {self.kind} vocabulary of {len(self._table)}")
+        return self._table[token]
+
+    @cached_property
+    def byte_lengths(self) -> npt.NDArray[np.int64]:
+        """Bytes of text each id stands for, [vocab_size]; 0 for special tokens."""
+        return np.array([len(piece) for piece in self._table], dtype=np.int64)
+
+    def unknown_characters(self, text: str) -> list[str]:
+        """Distinct characters of `text` that cannot be encoded, in order of appearance."""
+        return list(dict.fromkeys(c for c in text if "\ud800" <= c <= "\udfff"))
+
+    def _refuse_unknown(self, text: str) -> None:
+        unknown = self.unknown_characters(text)
+        if unknown:
+            listed = ", ".join(map(repr, unknown[:12])) + (
+                f" and {len(unknown) - 12} more" if len(unknown) > 12 else ""
+            )
+            remedy = "remove them" if self.kind != "char" else "remove them, or train with the bpe or byte tokenizer"
+            raise DataError(f"characters that the {self.kind} tokenizer does not know: {listed}; {remedy}")
+
+    def _utf8(self, text: str) -> bytes:
+        try:
+            return text.encode("utf-8")
+        except UnicodeEncodeError:  # half of a surrogate pair
+            self._refuse_unknown(text)
+            raise
+
+    # ------------------------------------------------------------ envelope
+    @cached_property
+    def sha256(self) -> str:
+        """Identity of the tokenizer: the same text always gives the same ids under the same hash."""
+        return _hash(self._content())
+
+    def to_envelope(self) -> dict[str, Any]:
+        """The tokenizer as plain values, see the module's description."""
+        return {**self._content(), "sha256": self.sha256}
+
+    def save(self, path: str | Path) -> None:
+        """Write the envelope atomically as JSON."""
+        write_atomic(Path(path), (to_json(self.to_envelope()) + "\n").encode())
+
+    def _content(self) -> dict[str, Any]:
+        return {"type": self.kind, "version": ENVELOPE_VERSION, "vocab": self.vocab(), "specials": self.specials}
+
+
+def train_tokenizer(config: TokenizerConfig, train_text: str, val_text: str = "") -> Tokenizer:
+    """A tokenizer of the asked kind.
+
+    bpe learns from the training text only; char also takes the validation text's characters, because it could
+    not encode them otherwise.
+    """
+    from dgsgpt.data.alphabets import ByteTokenizer, CharTokenizer
+    from dgsgpt.data.bpe import load_gpt2, train_bpe
+
+    if config.kind == "byte":
+        return ByteTokenizer()
+    if config.kind == "char":
+        return CharTokenizer("".join(sorted({*train_text, *val_text})))
+    if config.kind == "gpt2":
+        return load_gpt2()
+    return train_bpe(train_text, config.vocab_size)
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """Read a tokenizer's envelope.
+
+    Raises:
+        DataError: the file is missing, not an envelope, of another version, or does not match its sha256.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise DataError(f"{shown(path)}: is too large for a tokenizer")
+        envelope = json.loads(path.read_bytes())
+    except OSError as e:
+        raise DataError(f"{shown(path)}: the tokenizer cannot be read: {e.strerror or e}") from None
+    except (ValueError, RecursionError):
+        raise DataError(f"{shown(path)}: is not a tokenizer file (damaged JSON); {_AGAIN}") from None
+    return parse_envelope(envelope, shown(path))
+
+
+def parse_envelope(envelope: Any, source: str) -> Tokenizer:
+    """A tokenizer from its envelope; `source` is how errors name it.
+
+    Raises:
+        DataError: a field is missing or wrong, or the content does not match its sha256.
+    """
+    from dgsgpt.data.alphabets import ByteTokenizer, CharTokenizer
+    from dgsgpt.data.bpe import BpeTokenizer
+
+    if not isinstance(envelope, dict) or set(envelope) != {"type", "version", "vocab", "specials", "sha256"}:
+        raise DataError(f"{source}: is not a tokenizer file (it needs type, version, vocab, specials and sha256)")
+    if envelope["version"] != ENVELOPE_VERSION:
+        raise DataError(
+            f"{source}: tokenizer version {envelope['version']!r} is not {ENVELOPE_VERSION}; it needs another dgsgpt"
+        )
+    readers: dict[str, Any] = {"byte": ByteTokenizer, "char": CharTokenizer, "bpe": BpeTokenizer, "gpt2": BpeTokenizer}
+    kind = envelope["type"]
+    if not isinstance(kind, str) or kind not in readers:
+        raise DataError(f"{source}: unknown tokenizer type {kind!r}; known are {', '.join(readers)}")
+    content = {key: envelope[key] for key in ("type", "version", "vocab", "specials")}
+    if _hash(content) != envelope["sha256"]:
+        raise DataError(f"{source}: the tokenizer is damaged (its sha256 does not match); {_AGAIN}")
+    try:
+        tokenizer: Tokenizer = readers[kind].from_vocab(kind, envelope["vocab"], envelope["specials"])
+    except (KeyError, TypeError, ValueError) as e:
+        raise DataError(f"{source}: the {kind} tokenizer cannot be rebuilt: {e}") from None
+    return tokenizer
+
+
+def _hash(content: dict[str, Any]) -> str:
+    canonical = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+
+__all__ = ["END_OF_TEXT", "TokenArray", "Tokenizer", "load_tokenizer", "parse_envelope", "train_tokenizer"]

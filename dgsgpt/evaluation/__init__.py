@@ -1,0 +1,6 @@
+"""How well a model predicts a text."""
+
+from dgsgpt.evaluation.perplexity import Evaluation, evaluate, evaluate_text
+from dgsgpt.evaluation.texts import validation_text
+
+__all__ = ["Evaluation", "evaluate", "evaluate_text", "validation_text"]

@@ -1,0 +1,159 @@
+"""Loss, perplexity and bits per byte over a whole text, the same on every call.
+
+The text is cut into windows of `block_size` predictions that do not overlap: each token is predicted exactly once,
+except the first, which nothing precedes. A window sees nothing before its own start, so a longer context gives a
+better figure. Bits per byte count the UTF-8 bytes of the predicted tokens only and compare across tokenizers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dgsgpt.data.dataset import Dataset
+from dgsgpt.data.loader import windows
+from dgsgpt.data.tokenizer import Tokenizer
+from dgsgpt.errors import DataError
+
+if TYPE_CHECKING:
+    from dgsgpt.model import GPT
+
+OnBatch = Callable[[int, int], None]
+
+# Tokens in one forward pass, by default: enough to keep a processor busy, small enough for its logits.
+_BATCH_TOKENS = 8192
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Result over `tokens` predicted tokens, which stand for `bytes` of text.
+
+    `loss` is the mean in nats per token, `ppl` its exponential, `bpb` the bits per byte (NaN if the tokens have none).
+    """
+
+    loss: float
+    ppl: float
+    bpb: float
+    tokens: int
+    bytes: int
+
+    def to_dict(self) -> dict[str, float | int]:
+        """Plain values by name."""
+        return asdict(self)
+
+
+def evaluate(
+    model: GPT,
+    dataset: Dataset,
+    *,
+    block_size: int | None = None,
+    max_tokens: int | None = None,
+    batch_size: int | None = None,
+    device: torch.device | str | None = None,
+    on_batch: OnBatch | None = None,
+    split: str = "val",
+) -> Evaluation:
+    """Judge `model` on the validation split (or `split`) of `dataset`.
+
+    `block_size` is by default the model's context, `device` where the model is, and a batch about 8,192 tokens.
+    `max_tokens` predicts only that many, spread evenly over the split. `on_batch(tokens done, tokens in all)` is
+    called after each batch. The caller chooses the precision by `torch.autocast` around the call.
+
+    Raises:
+        DataError: the split is too short, or its vocabulary is larger than the model's.
+    """
+    rules = _Rules.of(model, block_size, max_tokens, batch_size, device)
+    return _evaluate(model, dataset.tokenizer, dataset.tokens(split), rules, on_batch)
+
+
+def evaluate_text(
+    model: GPT,
+    tokenizer: Tokenizer,
+    text: str,
+    *,
+    block_size: int | None = None,
+    max_tokens: int | None = None,
+    batch_size: int | None = None,
+    device: torch.device | str | None = None,
+    on_batch: OnBatch | None = None,
+) -> Evaluation:
+    """Judge `model` on any text, as `evaluate` does on a dataset.
+
+    Raises:
+        DataError: the text has fewer than two tokens or characters that the tokenizer does not know.
+    """
+    rules = _Rules.of(model, block_size, max_tokens, batch_size, device)
+    return _evaluate(model, tokenizer, tokenizer.encode_array(text), rules, on_batch)
+
+
+@dataclass(frozen=True)
+class _Rules:
+    block_size: int
+    max_tokens: int | None
+    batch_size: int
+    device: torch.device
+
+    @classmethod
+    def of(
+        cls,
+        model: GPT,
+        block_size: int | None,
+        max_tokens: int | None,
+        batch_size: int | None,
+        device: torch.device | str | None,
+    ) -> Self:
+        """The settings with their defaults filled in."""
+        for name, value in (("block_size", block_size), ("max_tokens", max_tokens), ("batch_size", batch_size)):
+            if value is not None and value < 1:
+                raise DataError(f"{name}={value} must be at least 1")
+        size = block_size or model.config.block_size
+        place = torch.device(device) if device is not None else next(model.parameters()).device
+        return cls(size, max_tokens, batch_size or max(1, min(64, _BATCH_TOKENS // size)), place)
+
+
+def _evaluate(
+    model: GPT, tokenizer: Tokenizer, ids: npt.NDArray[Any], rules: _Rules, on_batch: OnBatch | None
+) -> Evaluation:
+    _check(model, tokenizer, ids)
+    total = min(rules.max_tokens or len(ids) - 1, len(ids) - 1)
+    nats, tokens, size = 0.0, 0, 0
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            for x, y, count in windows(ids, rules.block_size, rules.max_tokens, batch_size=rules.batch_size):
+                loss = model(x.to(rules.device), y.to(rules.device)).loss
+                nats += float(loss.double()) * count  # a Python float: sums are in 64 bits
+                tokens += count
+                size += int(tokenizer.byte_lengths[y[y >= 0].numpy()].sum())
+                if on_batch is not None:
+                    on_batch(tokens, total)
+    finally:
+        model.train(was_training)
+    return _result(nats, tokens, size)
+
+
+def _result(nats: float, tokens: int, size: int) -> Evaluation:
+    loss = nats / tokens
+    ppl = math.inf if loss >= 700 else math.exp(loss)  # exp overflows; NaN stays NaN
+    return Evaluation(loss, ppl, nats / math.log(2) / size if size else math.nan, tokens, size)
+
+
+def _check(model: GPT, tokenizer: Tokenizer, ids: npt.NDArray[Any]) -> None:
+    if len(ids) < 2:
+        raise DataError(f"the text has {len(ids)} tokens; at least 2 are needed to judge a prediction")
+    rows = model.config.vocab_size or 0
+    if tokenizer.vocab_size > rows and int(np.max(ids)) >= rows:
+        raise DataError(
+            f"the text has token id {int(np.max(ids))}, but the model knows {rows}; "
+            "use the tokenizer the model was trained with"
+        )
+
+
+__all__ = ["Evaluation", "evaluate", "evaluate_text"]

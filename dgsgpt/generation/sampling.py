@@ -1,0 +1,120 @@
+"""How the next token is chosen from logits.
+
+The order is: temperature, top-k, top-p, draw. Each filter sees what the one before has left.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dgsgpt.errors import DgsgptError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The rules of one generation.
+
+    temperature 0 always takes the likeliest token; top_k keeps the k likeliest; top_p keeps the likeliest tokens until
+    their probability reaches p (Holtzman et al. 2020). None switches a filter off. `seed` None draws a new one.
+
+    Raises:
+        DgsgptError: a value is out of bounds.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 0.8
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: str | Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        _whole("max_new_tokens", self.max_new_tokens, 1, 10_000_000)
+        if not _is_number(self.temperature) or not 0 <= self.temperature <= 100:
+            raise DgsgptError(f"temperature={self.temperature!r} must be from 0 (always the likeliest token) to 100")
+        if self.top_k is not None:
+            _whole("top_k", self.top_k, 1, None)
+        if self.top_p is not None and (not _is_number(self.top_p) or not 0 < self.top_p <= 1):
+            raise DgsgptError(f"top_p={self.top_p!r} must be greater than 0 and at most 1; 1 keeps all tokens")
+        if self.seed is not None:
+            _whole("seed", self.seed, 0, 2**63 - 1)
+        if not all(isinstance(text, str) and text for text in self.stops):
+            raise DgsgptError(f"stop={self.stop!r} must be a text or texts that are not empty")
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop texts; generation ends before the first of them appears."""
+        if self.stop is None:
+            return ()
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+
+def filter_logits(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Logits [V] after temperature, top-k and top-p, in float64; tokens that are out are -inf.
+
+    Among equal logits the lower id comes first, so exactly k tokens survive top-k. top-p keeps the token that
+    crosses p, hence at least one. A top_k above V keeps all.
+
+    Raises:
+        DgsgptError: NaN or +inf among the logits, or no finite one.
+    """
+    scores = logits.detach().to("cpu", torch.float64)
+    peak = scores.max()
+    if not math.isfinite(peak):  # max is NaN if any logit is
+        raise DgsgptError("the model gave logits that are not numbers; its weights are damaged or training diverged")
+    if sampling.temperature == 0:
+        kept = torch.full_like(scores, -torch.inf)
+        kept[int(torch.argmax((scores == peak).to(torch.uint8)))] = 0.0
+        return kept
+    scores = (scores - peak) / sampling.temperature  # the peak becomes 0, so tiny temperatures cannot overflow
+    if sampling.top_k is not None and sampling.top_k < len(scores):
+        scores = _top_k(scores, sampling.top_k)
+    if sampling.top_p is not None and sampling.top_p < 1:
+        scores = _top_p(scores, sampling.top_p)
+    return scores
+
+
+def sample_token(logits: Tensor, sampling: Sampling, generator: torch.Generator | None = None) -> int:
+    """One token id drawn from logits [V]; `generator` is a CPU generator, so a seed means the same on every device.
+
+    Raises:
+        DgsgptError: see `filter_logits`.
+    """
+    scores = filter_logits(logits, sampling)
+    if sampling.temperature == 0:
+        return int(torch.argmax(scores))
+    return int(torch.multinomial(torch.softmax(scores, 0), 1, generator=generator))
+
+
+def _top_k(scores: Tensor, k: int) -> Tensor:
+    last = torch.topk(scores, k).values[-1]
+    above = scores > last
+    ties = torch.nonzero(scores == last).flatten()[: k - int(above.sum())]
+    above[ties] = True
+    return scores.masked_fill(~above, -torch.inf)
+
+
+def _top_p(scores: Tensor, p: float) -> Tensor:
+    ordered, ids = torch.sort(scores, descending=True, stable=True)
+    probabilities = torch.softmax(ordered, 0)
+    before = torch.cumsum(probabilities, 0) - probabilities
+    before[0] = 0.0  # whatever rounding does, the likeliest token stays
+    return scores.index_fill(0, ids[before >= p], -torch.inf)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(name: str, value: object, least: int, most: int | None) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least or (most is not None and value > most):
+        upto = f" and at most {most:,}" if most is not None else ""
+        raise DgsgptError(f"{name}={value!r} must be a whole number of at least {least}{upto}")
+
+
+__all__ = ["Sampling", "filter_logits", "sample_token"]

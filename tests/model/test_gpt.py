@@ -1,0 +1,161 @@
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dgsgpt.errors import ConfigError
+from dgsgpt.model import GPT
+from tests.model.tiny import VARIANTS, random_tokens, tiny_config, tiny_model
+
+each_variant = pytest.mark.parametrize("name", VARIANTS)
+
+
+@each_variant
+def test_every_toggle_overfits_a_tiny_batch(name: str) -> None:
+    torch.manual_seed(0)
+    model = GPT(tiny_config(**VARIANTS[name]))
+    tokens = random_tokens(batch=2, length=25)
+    x, y = tokens[:, :-1], tokens[:, 1:]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
+    for _ in range(60):
+        out = model(x, y)
+        optimizer.zero_grad()
+        (out.loss + out.aux_loss).backward()
+        optimizer.step()
+    assert model.eval()(x, y).loss < 0.3
+
+
+@each_variant
+def test_a_fresh_model_knows_nothing(name: str) -> None:
+    torch.manual_seed(0)
+    tokens = random_tokens(batch=8)
+    loss = GPT(tiny_config(**VARIANTS[name]))(tokens[:, :-1], tokens[:, 1:]).loss
+    assert abs(loss.item() - math.log(61)) < 0.1
+
+
+@each_variant
+def test_every_parameter_gets_a_gradient(name: str) -> None:
+    model, tokens = tiny_model(**VARIANTS[name]), random_tokens()
+    out = model(tokens, tokens.roll(-1, 1))
+    (out.loss + out.aux_loss).backward()
+    for parameter, p in model.named_parameters():
+        assert p.grad is not None, parameter
+        assert p.grad.isfinite().all(), parameter
+        # A bias of keys shifts all scores of a query alike; layers after the last norm see the rest.
+        assert p.grad.abs().sum() > 0, parameter
+
+
+@each_variant
+def test_half_precision_autocast_comes_close_to_full(name: str) -> None:
+    model, tokens = tiny_model(**VARIANTS[name]), random_tokens()
+    targets = tokens.roll(-1, 1)
+    exact = model(tokens, targets)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(tokens, targets)
+    (out.loss + out.aux_loss).backward()
+    assert out.loss.dtype == torch.float32
+    assert abs(out.loss.item() - exact.loss.item()) < 0.05 * exact.loss.item()
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_loss_is_the_mean_over_targets_that_count() -> None:
+    model, tokens = tiny_model().eval(), random_tokens()
+    targets = tokens.roll(-1, 1)
+    targets[0, :40] = -100
+    targets[1, 3] = -100
+    out = model(tokens, targets)
+    counted = [
+        -F.log_softmax(out.logits[b, t], dim=-1)[targets[b, t]]
+        for b in range(2)
+        for t in range(48)
+        if targets[b, t] != -100
+    ]
+    torch.testing.assert_close(out.loss, torch.stack(counted).mean())
+
+
+def test_loss_of_no_targets_is_zero_with_no_gradient() -> None:
+    model, tokens = tiny_model(), random_tokens()
+    loss = model(tokens, torch.full_like(tokens, -100)).loss
+    loss.backward()
+    assert loss == 0
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+def test_without_targets_there_is_no_loss_and_without_experts_no_auxiliary_loss() -> None:
+    out = tiny_model()(random_tokens())
+    assert out.loss is None
+    assert out.router is None
+    assert out.aux_loss == 0
+    assert out.logits.shape == (2, 48, 61)
+
+
+def test_tied_embeddings_are_one_parameter() -> None:
+    tied, untied = tiny_model(), tiny_model(tie_embeddings=False)
+    assert "head.weight" not in tied.state_dict()
+    assert untied.state_dict()["head.weight"].shape == (61, 32)
+    assert sum(p.numel() for p in untied.parameters()) - sum(p.numel() for p in tied.parameters()) == 61 * 32
+    tokens = torch.tensor([[7]])
+    tied(tokens, tokens).loss.backward()
+    assert tied.embed.weight.grad[8].any()  # a row that was only an output
+
+
+def test_state_dict_names_are_stable() -> None:
+    names = set(tiny_model(n_layer=1, rope=None, qk_norm=True, tie_embeddings=False).state_dict())
+    block = "blocks.0."
+    assert names == {
+        "embed.weight",
+        "positions.weight",
+        "norm.weight",
+        "head.weight",
+        *(block + f"attn.{part}.weight" for part in ("q", "k", "v", "out", "q_norm", "k_norm")),
+        *(block + f"mlp.{part}.weight" for part in ("gate", "up", "down")),
+        *(block + f"norm{i}.weight" for i in (1, 2)),
+    }
+    sparse = set(tiny_model(n_layer=1, moe={"n_expert": 4, "n_shared_expert": 1}).state_dict())
+    assert {n.removeprefix(block + "mlp.") for n in sparse if "mlp" in n} == {
+        "routed.router.weight",
+        *(f"routed.experts.{part}" for part in ("gate", "up", "down")),
+        *(f"shared.{part}.weight" for part in ("gate", "up", "down")),
+    }
+
+
+def test_weights_start_as_documented() -> None:
+    torch.manual_seed(0)
+    model = GPT(tiny_config(n_layer=8, n_embd=128, bias=True, norm="layernorm", tie_embeddings=False))
+    for name, p in model.named_parameters():
+        if name.endswith("bias"):
+            assert not p.any(), name
+        elif p.ndim == 1:
+            assert (p == 1).all(), name
+        else:
+            expected = 0.02 / 4 if name.endswith(("out.weight", "down.weight")) else 0.02
+            assert p.std().item() == pytest.approx(expected, rel=0.1), name
+
+
+def test_an_unknown_vocabulary_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match=r"model\.vocab_size=null"):
+        GPT(tiny_config(vocab_size=None))
+
+
+def test_dropout_acts_in_training_only() -> None:
+    model, tokens = tiny_model(dropout=0.5), random_tokens()
+    assert not torch.equal(model.train()(tokens).logits, model(tokens).logits)
+    assert torch.equal(model.eval()(tokens).logits, model(tokens).logits)
+
+
+def test_rows_of_a_batch_do_not_touch() -> None:
+    model, tokens = tiny_model(**VARIANTS["all"]).eval(), random_tokens(batch=3)
+    together = model(tokens).logits
+    alone = torch.cat([model(row[None]).logits for row in tokens])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_a_copy_of_a_model_is_independent() -> None:
+    model, tokens = tiny_model(), random_tokens()
+    twin = copy.deepcopy(model)
+    before = twin(tokens).logits
+    with torch.no_grad():
+        model.embed.weight.zero_()
+    assert torch.equal(twin(tokens).logits, before)

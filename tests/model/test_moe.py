@@ -1,0 +1,156 @@
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dgsgpt.model.moe import Experts, build_moe, grouped_matmul, looped_matmul
+from tests.model.tiny import random_tokens, tiny_config, tiny_model
+
+
+def layer(seed: int = 0, mlp: str = "swiglu", **moe: Any) -> Any:
+    config = tiny_config(mlp=mlp, moe={"n_expert": 4, **moe})
+    assert config.moe is not None
+    torch.manual_seed(seed)
+    built = build_moe(config, config.moe)
+    for p in built.parameters():
+        torch.nn.init.normal_(p, 0.0, 0.3)
+    return built
+
+
+def inputs(rows: int = 40, seed: int = 0) -> Tensor:
+    return torch.randn(2, rows // 2, 32, generator=torch.Generator().manual_seed(seed))
+
+
+def expert(moe: Any, e: int, x: Tensor) -> Tensor:
+    """One expert's network written out."""
+    up = x @ moe.experts.up[e].T
+    hidden = F.silu(x @ moe.experts.gate[e].T) * up if hasattr(moe.experts, "gate") else moe.experts.act(up)
+    return hidden @ moe.experts.down[e].T
+
+
+def plain_loop(moe: Any, x: Tensor, k: int, renormalize: bool, capacity: float = math.inf) -> Tensor:
+    """Every row through each of its experts, one after the other; each expert takes its best-scored rows."""
+    rows = x.flatten(0, 1)
+    scores = (rows @ moe.router.weight.T).softmax(-1)
+    y = torch.zeros_like(rows)
+    chosen = [scores[n].topk(k).indices.tolist() for n in range(len(rows))]
+    for e in range(scores.size(1)):
+        applicants = sorted((n for n in range(len(rows)) if e in chosen[n]), key=lambda n: -scores[n, e].item())
+        for n in applicants[: int(min(capacity, len(rows)))]:
+            weight = scores[n, e] / (scores[n, chosen[n]].sum() if renormalize else 1.0)
+            y[n] += weight * expert(moe, e, rows[n])
+    return y.view_as(x)
+
+
+@pytest.mark.parametrize("mlp", ["swiglu", "gelu", "relu", "relu2"])
+@pytest.mark.parametrize(("k", "renormalize"), [(1, True), (2, True), (2, False), (4, True)])
+@pytest.mark.parametrize("hidden", [16, 13])
+def test_sparse_layer_equals_a_plain_loop_over_experts(mlp: str, k: int, renormalize: bool, hidden: int) -> None:
+    moe = layer(mlp=mlp, n_expert_per_token=k, renormalize=renormalize, expert_hidden=hidden)
+    x = inputs()
+    expected = plain_loop(moe, x, k, renormalize and k > 1)
+    torch.testing.assert_close(moe(x)[0], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("factor", [0.25, 0.5, 1.0, 4.0])
+def test_capacity_drops_the_lowest_scores_in_training_and_none_in_use(factor: float) -> None:
+    moe = layer(n_expert_per_token=2, capacity_factor=factor)
+    x = inputs()
+    capacity = math.ceil(factor * 40 * 2 / 4)
+    y, _, stats = moe.train()(x)
+    torch.testing.assert_close(y, plain_loop(moe, x, 2, True, capacity), atol=1e-4, rtol=1e-4)
+    expected = (stats.load * 80 - capacity).clamp(min=0).sum() / 80
+    torch.testing.assert_close(stats.dropped, expected)
+    y, _, stats = moe.eval()(x)
+    torch.testing.assert_close(y, plain_loop(moe, x, 2, True), atol=1e-4, rtol=1e-4)
+    assert stats.dropped == 0
+
+
+@given(order=st.permutations(range(40)), factor=st.sampled_from([0.3, 0.7, 1.0]))
+@settings(max_examples=25, deadline=None)
+def test_permuted_rows_drop_the_same(order: list[int], factor: float) -> None:
+    moe = layer(n_expert_per_token=2, capacity_factor=factor).train()
+    rows = inputs().view(1, 40, 32)
+    y, _, stats = moe(rows)
+    permuted, _, permuted_stats = moe(rows[:, order])
+    assert stats.dropped > 0
+    assert torch.equal(stats.dropped, permuted_stats.dropped)
+    torch.testing.assert_close(permuted, y[:, order], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("k", [1, 2])
+@pytest.mark.parametrize("capacity_factor", [None, 1.0])
+def test_the_loss_alone_moves_the_router(k: int, capacity_factor: float | None) -> None:
+    moe = {"n_expert": 4, "n_expert_per_token": k, "capacity_factor": capacity_factor}
+    model, tokens = tiny_model(moe=moe), random_tokens()
+    model(tokens, tokens.roll(-1, 1)).loss.backward()
+    for block in model.blocks:
+        assert block.mlp.router.weight.grad.norm() > 1e-4
+
+
+def test_summed_outputs_have_gradients() -> None:
+    for moe in (layer(), layer(capacity_factor=1.0), layer(n_shared_expert=1), layer(expert_hidden=13)):
+        x = inputs().requires_grad_()
+        moe(x)[0].sum().backward()  # a gradient of stride zero, which grouped kernels refuse
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in moe.parameters())
+
+
+@pytest.mark.parametrize("counts", [[3, 0, 5, 2], [0, 0, 0, 10], [10, 0, 0, 0]])
+def test_grouped_product_equals_looped_product(counts: list[int]) -> None:
+    if not hasattr(F, "grouped_mm"):
+        pytest.skip("this torch has no grouped_mm")
+    ends = torch.tensor(counts).cumsum(0).to(torch.int32)
+    x, w = torch.randn(10, 16), torch.randn(4, 24, 16)
+    torch.testing.assert_close(grouped_matmul(x, w, ends), looped_matmul(x, w, ends))
+    batched = Experts(16, 24, 4, "relu")
+    assert batched.multiply is grouped_matmul
+    assert Experts(16, 20, 4, "relu").multiply is looped_matmul
+
+
+def test_shared_experts_add_a_dense_network() -> None:
+    moe = layer(n_shared_expert=2)
+    x = inputs()
+    dense = (F.silu(x @ moe.shared.gate.weight.T) * (x @ moe.shared.up.weight.T)) @ moe.shared.down.weight.T
+    torch.testing.assert_close(moe(x)[0], moe.routed(x)[0] + dense)
+    assert moe.shared.up.weight.shape[0] == 2 * tiny_config().hidden
+
+
+def test_auxiliary_loss_is_the_papers() -> None:
+    moe = layer(n_expert_per_token=2, aux_loss_weight=0.5, z_loss_weight=0.25)
+    x = inputs()
+    logits = x.flatten(0, 1) @ moe.router.weight.T
+    probabilities = logits.softmax(-1)
+    load = F.one_hot(probabilities.topk(2).indices, 4).float().mean((0, 1))
+    expected = 0.5 * 4 * (load * probabilities.mean(0)).sum() + 0.25 * logits.logsumexp(-1).pow(2).mean()
+    _, aux, stats = moe(x)
+    torch.testing.assert_close(aux, expected)
+    torch.testing.assert_close(stats.load, load)
+
+
+def test_balanced_routing_has_the_least_balance_loss() -> None:
+    moe = layer(n_expert_per_token=4, aux_loss_weight=1.0, z_loss_weight=0.0)
+    torch.testing.assert_close(moe(inputs())[1], torch.tensor(1.0))  # every expert for every token
+
+
+def test_auxiliary_losses_are_averaged_over_moe_layers() -> None:
+    model, tokens = tiny_model(moe={"n_expert": 4, "every": 2}, n_layer=4), random_tokens()
+    each: list[Tensor] = []
+    for block in model.blocks:
+        block.mlp.register_forward_hook(lambda module, args, out: each.append(out[1]) if out[1] is not None else None)
+    out = model(tokens)
+    assert len(each) == len(out.router) == 2
+    torch.testing.assert_close(out.aux_loss, (each[0] + each[1]) / 2)
+
+
+def test_router_statistics_are_detached_shares() -> None:
+    out = tiny_model(moe={"n_expert": 4, "capacity_factor": 0.5}).train()(random_tokens())
+    for stats in out.router:
+        torch.testing.assert_close(stats.load.sum(), torch.tensor(1.0))
+        assert not stats.load.requires_grad
+        assert not stats.dropped.requires_grad
+        assert 0.5 <= stats.dropped < 1

@@ -1,0 +1,55 @@
+"""Small configs and models that the tests of the network share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from dgsgpt.config import ModelConfig
+from dgsgpt.model import GPT
+
+TINY = {"n_layer": 3, "n_head": 4, "n_kv_head": 2, "n_embd": 32, "block_size": 48, "vocab_size": 61}
+
+# One entry for each toggle, and all of them at once.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {"rope": None, "n_kv_head": 4},
+    "rope": {"n_kv_head": 4},
+    "gqa": {},
+    "mqa": {"n_kv_head": 1},
+    "window": {"window": {"size": 8, "pattern": "SSL"}},
+    "layernorm": {"norm": "layernorm", "mlp": "gelu", "bias": True, "rope": None},
+    "relu2": {"mlp": "relu2", "qk_norm": True, "tie_embeddings": False},
+    "relu": {"mlp": "relu", "rope": {"theta": 500.0, "scaling": {"kind": "linear", "factor": 2.0}}},
+    "moe": {"moe": {"n_expert": 4}},
+    "top1": {"moe": {"n_expert": 4, "n_expert_per_token": 1, "every": 2}, "mlp": "gelu"},
+    "capacity": {"moe": {"n_expert": 4, "capacity_factor": 1.25, "n_shared_expert": 1}},
+    "odd_experts": {"moe": {"n_expert": 3, "expert_hidden": 13}},
+    "all": {
+        "window": {"size": 8, "pattern": "SL"},
+        "moe": {"n_expert": 4, "n_shared_expert": 1, "capacity_factor": 2.0},
+        "qk_norm": True,
+        "bias": True,
+        "norm": "layernorm",
+    },
+}
+
+
+def tiny_config(**changes: Any) -> ModelConfig:
+    """A config of about 30 thousand parameters."""
+    return ModelConfig.model_validate({**TINY, **changes})
+
+
+def tiny_model(seed: int = 0, **changes: Any) -> GPT:
+    """A model of `tiny_config`, its weights large enough that every part shows in the logits."""
+    torch.manual_seed(seed)
+    model = GPT(tiny_config(**changes))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p), alpha=0.1)
+    return model
+
+
+def random_tokens(batch: int = 2, length: int = 48, seed: int = 0, vocab_size: int = 61) -> torch.Tensor:
+    """Tokens [batch, length] that depend on the seed alone."""
+    return torch.randint(vocab_size, (batch, length), generator=torch.Generator().manual_seed(seed))

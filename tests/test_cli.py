@@ -1,0 +1,210 @@
+"""The command line: a whole journey in one process tree, and bad input that ends in one line and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from dgsgpt.cli import main
+from dgsgpt.config import RunConfig
+from dgsgpt.runs import Run
+
+Make = Callable[..., RunConfig]
+
+
+@pytest.fixture
+def config_file(make_config: Make, tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(make_config(**{"train.steps": 30}).to_yaml())
+    return path
+
+
+def dgsgpt(*arguments: object, check: int | None = 0, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dgsgpt.cli", *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
+    assert check is None or result.returncode == check, result.stderr + result.stdout
+    return result
+
+
+def as_json(*arguments: object) -> Any:
+    return json.loads(dgsgpt(*arguments, "--json").stdout)
+
+
+@pytest.mark.slow
+def test_the_whole_journey(config_file: Path, runs_dir: Path, tiny_text: Path) -> None:
+    trained = as_json("train", config_file, "--run-id", "a", "--set", "train.seed=3")
+    assert trained["run_id"] == "a"
+    assert trained["run_dir"] == str(runs_dir / "a")
+    assert trained["state"] == "finished"
+    assert trained["step"] == 30
+    assert trained["loss/val"] < 4
+    assert as_json("runs") == [trained]
+    listed = as_json("checkpoints", "a")
+    assert [c["step"] for c in listed] == [30, 20, 10]
+    assert as_json("checkpoints") == listed
+
+    first = as_json("sample", "a", "--prompt", "the cat", "--max-new-tokens", 20, "--seed", 1)
+    assert set(first) == {"text", "tokens", "tokens_per_s"}
+    assert first["tokens"] <= 20
+    assert (
+        as_json("sample", "a@30", "--prompt", "the cat", "--max-new-tokens", 20, "--seed", 1)["text"] == first["text"]
+    )
+    assert (
+        dgsgpt("sample", "a", "--prompt", "the cat", "--max-new-tokens", 20, "--seed", 1).stdout
+        == f"the cat{first['text']}\n"
+    )
+
+    judged = as_json("eval", listed[0]["path"])
+    assert set(judged) == {"loss", "ppl", "bpb", "tokens", "bytes"}
+    assert judged["loss"] == pytest.approx(listed[0]["whole_split_eval"]["loss"], rel=1e-6)
+    assert as_json("eval", "a", "--text", tiny_text)["tokens"] > judged["tokens"]
+    assert as_json("eval", "a", "--corpus", tiny_text)["loss"] == judged["loss"]
+    dataset = as_json("prepare", tiny_text, "--tokenizer", "byte")["id"]
+    assert as_json("eval", "a", "--corpus", dataset)["loss"] == judged["loss"]
+
+    assert "finished all 30 steps" in dgsgpt("resume", "a", check=2).stderr
+    assert "exists already" in dgsgpt("train", config_file, "--run-id", "a", check=2).stderr
+
+
+@pytest.mark.slow
+def test_detach_stop_and_resume(config_file: Path, runs_dir: Path) -> None:
+    started = as_json("train", config_file, "--run-id", "d", "--detach", "--set", "train.steps=1000000")
+    assert started["state"] in ("starting", "running")
+    run = Run(runs_dir / "d")
+    deadline = time.monotonic() + 60
+    while run.status().step < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    stopped = as_json("stop", "d")
+    assert stopped["state"] == "stopped"
+    assert stopped["step"] >= 2
+    assert "nothing to stop" in dgsgpt("stop", "d", check=2).stderr
+    assert as_json("resume", "d", "--detach")["state"] in ("starting", "running")
+    assert as_json("stop", "d")["state"] == "stopped"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_in_the_foreground_saves_and_says_so(config_file: Path, runs_dir: Path, signum: int) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "dgsgpt.cli",
+        "train",
+        str(config_file),
+        "--run-id",
+        "f",
+        "--set",
+        "train.steps=1000000",
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    run = Run(runs_dir / "f")
+    deadline = time.monotonic() + 60
+    while run.status().step < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signum)  # as a terminal does
+    _, text = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "stopped after step" in text
+    assert "dgsgpt resume f" in text
+    assert run.status().state == "stopped"
+    assert run.checkpoints()
+
+
+def test_prepare_says_what_it_made(tiny_text: Path) -> None:
+    made = as_json("prepare", tiny_text, "--tokenizer", "char")
+    assert Path(made["path"], "train.bin").stat().st_size > 0
+    assert "validation tokens" in dgsgpt("prepare", tiny_text, "--tokenizer", "char").stdout
+
+
+def test_plan_has_the_keys_of_the_contract(config_file: Path) -> None:
+    planned = as_json("plan", config_file)
+    assert set(planned) == {"params", "active_params", "flops_per_token", "memory", "fits", "free_bytes"}
+    parts = {k: v for k, v in planned["memory"].items() if k != "total"}
+    assert sum(parts.values()) == planned["memory"]["total"]
+    assert "FLOPs" in dgsgpt("plan", config_file).stdout
+
+
+def test_doctor_reports() -> None:
+    assert set(as_json("doctor")) >= {"python", "torch", "gpu", "memory", "profile"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "none.yaml"], "none.yaml: no such config file"),
+        (["train", "CONFIG", "--set", "model.n_head=5"], "model.n_head=5 must divide model.n_embd=32; try 4 or 8"),
+        (
+            ["train", "CONFIG", "--set", "model.window.size=99"],
+            "model.window.size=99 must not exceed model.block_size=32",
+        ),
+        (["train", "CONFIG", "--set", "model.moe.n_expert_per_token=9"], "must not exceed model.moe.n_expert=8"),
+        (["train", "CONFIG", "--set", "model.n_heads=2"], "did you mean model.n_head?"),
+        (["train", "CONFIG", "--run-id", "a/b"], "run id 'a/b' must be"),
+        (["train", "CONFIG", "--set", "data.corpus=/none.txt"], "/none.txt"),
+        (["train", "CONFIG", "--set", "data.corpus=EMPTY"], "empty"),
+        (["train", "CONFIG", "--set", "data.corpus=BINARY"], "binary"),
+        (["train", "CONFIG", "--set", "data.corpus=SHORT"], "block_size"),
+        (["prepare", "EMPTY"], "empty"),
+        (["prepare", "DIRECTORY"], "director"),
+        (["resume", "none"], "no run 'none'"),
+        (["stop", "none"], "no run 'none'"),
+        (["checkpoints", "none"], "no run 'none'"),
+        (["sample", "none", "--prompt", "x"], "no checkpoint 'none'"),
+        (["eval", "none"], "no checkpoint 'none'"),
+        (["plan", "CONFIG", "--set", "train.lr=-1"], "train.lr=-1 must be greater than 0"),
+    ],
+)
+def test_a_users_error_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, config_file: Path, tmp_path: Path, runs_dir: Path
+) -> None:
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "binary.txt").write_bytes(bytes(range(256)) * 40)
+    (tmp_path / "short.txt").write_text("too short\n")
+    places = {"CONFIG": config_file, "EMPTY": tmp_path / "empty.txt", "BINARY": tmp_path / "binary.txt"}
+    places |= {"SHORT": tmp_path / "short.txt", "DIRECTORY": tmp_path}
+    for name, place in places.items():
+        arguments = [a.replace(name, str(place)) for a in arguments]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.splitlines()) == 1
+    assert not runs_dir.exists() or list(runs_dir.iterdir()) == []
+
+
+def test_a_taken_port_is_said() -> None:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        s.listen()
+        result = CliRunner().invoke(main, ["dashboard", "--port", str(s.getsockname()[1])])
+    assert result.exit_code == 2
+    assert "choose another with --port" in result.stderr
+
+
+def test_help_names_every_command_of_this_version() -> None:
+    text = CliRunner().invoke(main, ["--help"]).output
+    for name in (
+        "dashboard",
+        "train",
+        "resume",
+        "stop",
+        "runs",
+        "checkpoints",
+        "plan",
+        "prepare",
+        "sample",
+        "eval",
+        "doctor",
+    ):
+        assert f"  {name} " in text
