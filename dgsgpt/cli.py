@@ -14,6 +14,7 @@ import click
 
 from dgsgpt import __version__
 from dgsgpt.errors import DgsgptError
+from dgsgpt.threads import wait_politely
 
 
 class _Group(click.Group):
@@ -40,6 +41,7 @@ def main() -> None:
 
     Begin with `dgsgpt dashboard --demo`, or with `dgsgpt train configs/demo.yaml`.
     """
+    wait_politely(os.environ)
 
 
 def _runs_dir(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from dgsgpt.errors import RunError
+from dgsgpt.threads import wait_politely
 
 
 def home_script() -> Path:
@@ -50,6 +51,7 @@ def serve_dashboard(root: Path, port: int, demo: bool, open_browser: bool | None
             f"{run.id}`."
         )
     os.environ["DGSGPT_RUNS"] = str(root)
+    wait_politely(os.environ)
     show = has_screen() if open_browser is None else open_browser
     print(f"Dashboard: http://127.0.0.1:{port}", flush=True)
     # Become streamlit instead of calling it: its own config file beside Home.py is then honoured, as are signals.

@@ -15,11 +15,11 @@ PACKAGE = ROOT / "dgsgpt"
 
 # A module may import its own layer and those before it. Layers side by side are one set.
 LAYERS: list[set[str]] = [
-    {"errors", "files", "format", "strict_yaml"},
+    {"errors", "files", "format", "strict_yaml", "threads"},
     {"rules"},
     {"schema"},
     {"config"},
-    {"hardware", "process", "planner", "profiles"},
+    {"hardware", "process", "costs", "planner", "profiles"},
     {"runs", "metrics", "model", "data"},
     {"supervise", "launch", "checkpoint"},
     {"generation", "evaluation"},
