@@ -211,7 +211,8 @@ def plan(config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     from dgsgpt.config import load_config
 
     loaded = load_config(config, overrides)
-    planned, machine = planner.plan(loaded), hardware.detect()
+    machine = hardware.detect()
+    planned = planner.plan(loaded, machine.device)
     report = {
         "params": planned.params,
         "active_params": planned.active_params,

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from dgsgpt.model import GPT, Block
+from dgsgpt.model.moe import Experts, Multiply, grouped_matmul
 
 Mode = Literal["none", "full", "selective"]
 
@@ -77,9 +78,18 @@ def compile_blocks(model: GPT) -> str | None:
     """Compile each block in place with torch.compile; gives None, or in one line why the blocks stay as they are."""
     reason = _compiler_problem(next(model.parameters()).device)
     if reason is None:
+        eager = torch.compiler.disable(grouped_matmul)
+        for module in model.blocks.modules():
+            if isinstance(module, Experts) and module.multiply is grouped_matmul:
+                module.multiply = partial(_grouped_matmul_compiled, eager)
         for block in model.blocks:
             block.compile()
     return reason
+
+
+def _grouped_matmul_compiled(eager: Multiply, x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    """The experts' product in a compiled block: the compiler knows grouped_mm in bfloat16 only."""
+    return (grouped_matmul if x.dtype == torch.bfloat16 else eager)(x, weight, ends)
 
 
 def _compiler_problem(device: torch.device) -> str | None:

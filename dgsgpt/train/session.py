@@ -108,7 +108,7 @@ class Session:
                 f"{self.dataset.vocab_size}; set it to null"
             )
         self.model = GPT(self.config.model).to(self.device)
-        self.plan = plan(self.config)
+        self.plan = plan(self.config, self.device.type)
         self.optimizer = build_optimizer(self.model, train)
         self._resume()
         apply_gradient_checkpointing(self.model, train.gradient_checkpointing)

@@ -1,3 +1,5 @@
+# ruff: noqa: N803 - shapes are written T, S as in the papers
+
 import math
 
 import pytest

@@ -143,6 +143,8 @@ def test_gpt2_gives_the_same_logits() -> None:
             for ours_name, part in zip("qkv", qkv, strict=True):
                 renamed[f"{a}attn.{ours_name}.{kind}"] = part.t()
             for ours_name, name in {"attn.out": "attn.c_proj", "mlp.up": "mlp.c_fc", "mlp.down": "mlp.c_proj"}.items():
-                renamed[f"{a}{ours_name}.{kind}"] = source[f"{b}{name}.{kind}"].t()  # GPT-2 stores its matrices [in, out]
+                renamed[f"{a}{ours_name}.{kind}"] = source[
+                    f"{b}{name}.{kind}"
+                ].t()  # GPT-2 stores its matrices [in, out]
     ours.load_state_dict(renamed, strict=True)
     assert_same_logits(ours, theirs)
