@@ -15,10 +15,10 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from dgsgpt import launch
+from dgsgpt.format import duration, loss, si, size
 from dgsgpt.metrics import MetricsTail
 from dgsgpt.runs import Run
 from dgsgpt.supervise import supervise
-from dgsgpt.ui.format import duration, loss, si, size
 
 if TYPE_CHECKING:
     from dgsgpt.checkpoint import CheckpointInfo

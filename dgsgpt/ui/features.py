@@ -1,0 +1,197 @@
+"""The architecture in pictures, and a card for each feature: what it does and what it costs here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import streamlit as st
+
+from dgsgpt.config import RunConfig, layer_is_moe, layer_windows
+from dgsgpt.format import lr, number
+from dgsgpt.ui import draft, form, pictures, problems
+from dgsgpt.ui import feature_costs as costs
+from dgsgpt.ui.atoms import h, para, text
+from dgsgpt.ui.draft import Workbench
+from dgsgpt.ui.fields import Form, seed
+from dgsgpt.ui.markup import Html, join, markup
+from dgsgpt.ui.theme import c
+
+
+# ---------------------------------------------------------------- pictures
+def architecture(config: RunConfig, stale: bool = False) -> None:
+    """The layers, the attention masks and the learning rate of a config; faint when the draft is no longer it."""
+    model, schedule = config.model, config.train.schedule
+    reach = Counter(layer_windows(model))
+    masks = join(
+        pictures.attention_mask(w, model.block_size) for w in sorted(reach, key=lambda w: w or model.block_size + 1)
+    )
+    full, local = reach[None], model.n_layer - reach[None]
+    sees = f"{local} local, {full} full" if local and full else f"{'local' if local else 'full'} in every layer"
+    sparse = sum(layer_is_moe(model))
+    stack = f"{model.n_layer}: {sees}" if local else f"{model.n_layer}"
+    if model.moe:
+        stack += f", {model.moe.n_expert} experts" + (" each" if sparse == model.n_layer else f" in {sparse}")
+    warm_up = f"{schedule.kind}, {number(schedule.warmup_steps)} warm-up"
+    cells = [
+        ("Layers", stack, pictures.layers(model)),
+        ("Attention", sees, markup('<div style="display:flex;gap:14px">{}</div>', masks)),
+        ("Learning rate", warm_up, pictures.learning_rate_curve(config.train)),
+    ]
+    drawn = join(
+        markup(
+            '<div style="min-width:0"><div style="font-size:13px;line-height:18px;margin-bottom:8px">'
+            '<b style="font-weight:600">{}</b> <span style="color:{}">{}</span></div>{}</div>',
+            title, c("ink3"), aside, picture,
+        )
+        for title, aside, picture in cells
+    )  # fmt: skip
+    h(
+        markup(
+            '<div style="display:grid;grid-template-columns:repeat(auto-fit,minmax(200px,1fr));gap:16px 28px;'
+            'opacity:{}">{}</div>',
+            0.4 if stale else 1,
+            drawn,
+        )
+    )
+
+
+# ---------------------------------------------------------------- features
+@dataclass(frozen=True)
+class Feature:
+    """A feature's card: its name for its costs, its setting, what it is compared with, picture and fields."""
+
+    name: str
+    title: str
+    path: str
+    against: str
+    picture: Callable[[RunConfig], Html]
+    settings: Callable[[Form], None]
+
+
+def features(f: Form, bench: Workbench, device: str) -> None:
+    """One card a feature: toggle, what it does, what it costs here, its few settings, a picture."""
+    for feature in _FEATURES:
+        pair = costs.variants(f.values, feature.name, bench.parked)
+        with st.container(border=True, key=f"card_f_{feature.name}"):
+            words, fields, image = st.columns([1.62, 1.3, 0.5], gap="small", vertical_alignment="center")
+            shown = _shown(feature, pair, bench)
+            with words, st.container(gap="xxsmall"):
+                _switch_and_words(f, feature, pair, shown, device)
+            with fields:
+                if pair.on:
+                    with st.container(horizontal=True, gap="small", vertical_alignment="top", wrap=False):
+                        feature.settings(f)
+            f.problem(feature.path)
+            with image:
+                drawn = feature.picture(shown) if shown else ""
+                faint = 1 if pair.on else 0.4
+                h(markup('<div style="opacity:{};display:flex;justify-content:flex-end">{}</div>', faint, drawn))
+
+
+def _shown(feature: Feature, pair: costs.Variants, bench: Workbench) -> RunConfig | None:
+    """The config with the feature; while the draft is not valid, the one it last was."""
+    config = problems.check(pair.with_it).config
+    if config is None and bench.valid is not None:
+        config = problems.check(costs.variants(form.draft_of(bench.valid), feature.name, bench.parked).with_it).config
+    return config
+
+
+def _switch_and_words(f: Form, feature: Feature, pair: costs.Variants, shown: RunConfig | None, device: str) -> None:
+    possible = pair.on or pair.with_it != pair.without
+    key = seed(feature.name, pair.on, "t")
+    st.toggle(
+        f.label(feature.path, feature.title),
+        key=key,
+        disabled=not possible,
+        on_change=_toggle,
+        args=(feature.name, key),
+    )
+    does = costs.explain(feature.name, shown.model, shown.train.gradient_checkpointing) if shown else ""
+    cost = costs.cost_of(pair, device)
+    if not possible:
+        cost = "Off because a single head has nothing to share."
+    elif cost:
+        cost = f"Against {feature.against}: {cost}"
+    else:
+        cost = "What it costs shows when the settings are valid."
+    para(markup("{}{}{}", does, Html("<br>") if does else "", text(cost, "ink3")))
+
+
+def _toggle(feature: str, key: str) -> None:
+    bench, on = draft.opened(), bool(st.session_state[key])
+    if feature in ("rope", "window", "moe"):
+        draft.switch(f"model.{feature}", on)
+        return
+    pair = costs.variants(bench.draft, feature, bench.parked)
+    if not on:
+        path = "model.n_kv_head" if feature == "gqa" else "train.gradient_checkpointing"
+        bench.parked[feature] = form.get(bench.draft, path)
+    bench.change(pair.with_it if on else pair.without)
+
+
+def _rope_settings(f: Form) -> None:
+    with st.container():
+        f.ladder("model.rope.theta", [1e4, 1e5, 5e5, 1e6], show=lr)
+
+
+def _gqa_settings(f: Form) -> None:
+    heads = form.get(f.values, "model.n_head")
+    heads = heads if isinstance(heads, int) and heads > 0 else 1
+    with st.container():
+        f.ladder("model.n_kv_head", [d for d in range(1, heads) if heads % d == 0])
+
+
+def _window_settings(f: Form) -> None:
+    context = form.get(f.values, "model.block_size") or 0
+    rungs = [2**i for i in range(4, 17) if 2**i <= context] or [context]
+    patterns = {"SSSL": "3 local : 1 full", "SL": "alternate", "S": "all local", "SSSSSL": "5 local : 1 full"}
+    with st.container():
+        f.ladder("model.window.size", rungs, show=number)
+    with st.container():
+        f.choice("model.window.pattern", list(patterns), show=lambda p: patterns.get(p, p))
+
+
+def _moe_settings(f: Form) -> None:
+    with st.container():
+        f.ladder("model.moe.n_expert", [2, 4, 8, 16, 32, 64])
+    with st.container():
+        f.ladder("model.moe.n_expert_per_token", [1, 2, 4, 8])
+    with st.container():
+        factors = [None, 1.0, 1.25, 1.5, 2.0]
+        f.choice("model.moe.capacity_factor", factors, show=lambda v: "dropless" if v is None else f"× {v:g}")
+
+
+def _checkpointing_settings(f: Form) -> None:
+    with st.container():
+        f.choice("train.gradient_checkpointing", ["full", "selective"], label="Recompute")
+
+
+def _waves(config: RunConfig) -> Html:
+    return pictures.rotary()
+
+
+def _router(config: RunConfig) -> Html:
+    moe = config.model.moe
+    return pictures.expert_router(moe.n_expert, moe.n_expert_per_token) if moe else Html("")
+
+
+def _mask(config: RunConfig) -> Html:
+    window = config.model.window
+    return pictures.attention_mask(window.size if window else None, config.model.block_size, 14, 5)
+
+
+_FEATURES = (
+    Feature("rope", "Rotary positions (RoPE)", "model.rope", "learned positions", _waves, _rope_settings),
+    Feature(
+        "gqa", "Grouped-query attention", "model.n_kv_head", "keys and values for every head",
+        lambda k: pictures.shared_heads(k.model.n_head, k.model.n_kv_head), _gqa_settings,
+    ),
+    Feature("window", "Sliding window", "model.window", "full attention", _mask, _window_settings),
+    Feature("moe", "Sparse mixture of experts", "model.moe", "one dense network", _router, _moe_settings),
+    Feature(
+        "checkpointing", "Gradient checkpointing", "train.gradient_checkpointing", "keeping all activations",
+        lambda k: pictures.kept_activations(k.model.n_layer, k.train.gradient_checkpointing), _checkpointing_settings,
+    ),
+)  # fmt: skip

@@ -1,0 +1,244 @@
+"""Widgets made from the schema: each shows the draft and writes back into it.
+
+A widget's state is set from the draft before it is drawn, so the draft is the only truth: undo, reset,
+a profile or a fix elsewhere show at once, and nothing is lost when the page is left.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import streamlit as st
+
+from dgsgpt.format import number
+from dgsgpt.rules import Setting
+from dgsgpt.ui import draft, form
+from dgsgpt.ui.atoms import field_error, note
+from dgsgpt.ui.problems import Problem
+
+DOT = "●"
+NULL = "null"
+_SAFE_INT = 2**53 - 1  # a browser's numbers are doubles
+
+
+@dataclass
+class Form:
+    """The draft being drawn, its problems, and what differs from the base.
+
+    `changes` counts a switched section once; `shown` are the problems that already stand beside a field.
+    """
+
+    values: form.Draft
+    base: form.Draft
+    problems: dict[str, Problem]
+    changed: frozenset[str]
+    changes: int
+    shown: set[str] = field(default_factory=set)
+
+    def label(self, path: str, text: str = "") -> str:
+        """A field's name, with a dot when it differs from the base."""
+        return (
+            f"{text or form.label_of(path)} {DOT}"
+            if form.differs_within(self.changed, path)
+            else text or form.label_of(path)
+        )
+
+    # ------------------------------------------------------------ single fields
+    def number(self, path: str, label: str = "") -> None:
+        """A number with the schema's bounds."""
+        setting = form.SETTINGS[path]
+        value = form.get(self.values, path)
+        key = seed(path, value if value is None else setting.type(value))
+        low, high = _bounds(setting)
+        st.number_input(
+            self.label(path, label),
+            min_value=low,
+            max_value=high,
+            value=None if setting.optional else "min",
+            step=_step(setting),
+            format="%d" if setting.type is int else "%g",
+            key=key,
+            help=setting.help,
+            placeholder="null" if setting.optional else None,
+            on_change=_write_number,
+            args=(path, key, setting.optional),
+        )
+        self.problem(path)
+
+    def ladder(self, path: str, rungs: Sequence[Any], label: str = "", show: Callable[[Any], str] = str) -> None:
+        """A slider over sensible values; the draft's own value is always among them."""
+        options = with_value(rungs, form.get(self.values, path))
+        key = seed(path, form.get(self.values, path), "ladder")
+        widget: Any = st.select_slider if len(options) > 1 else st.selectbox
+        widget(
+            self.label(path, label),
+            options,
+            format_func=show,
+            key=key,
+            help=form.SETTINGS[path].help,
+            on_change=_write,
+            args=(path, key),
+        )
+        self.problem(path)
+
+    def choice(self, path: str, options: Sequence[Any], label: str = "", show: Callable[[Any], str] = str) -> None:
+        """A list to choose from; the draft's own value is always among them."""
+        value = form.get(self.values, path)
+        key = seed(path, NULL if value is None else value, "choice")
+        st.selectbox(
+            self.label(path, label),
+            # A selectbox takes None for "nothing chosen", so null goes by a name.
+            [NULL if o is None else o for o in (options if value in options else [*options, value])],
+            format_func=lambda o: show(None if o == NULL else o),
+            key=key,
+            help=form.SETTINGS[path].help,
+            on_change=_write_choice,
+            args=(path, key),
+        )
+        self.problem(path)
+
+    def text(self, path: str, label: str = "") -> None:
+        """A line of text."""
+        key = seed(path, form.get(self.values, path) or "")
+        st.text_input(
+            self.label(path, label), key=key, help=form.SETTINGS[path].help, on_change=_write, args=(path, key)
+        )
+        self.problem(path)
+
+    def switch(self, path: str, label: str = "") -> None:
+        """A toggle: of an optional section, or of a true-or-false setting."""
+        setting, value = form.SETTINGS[path], form.get(self.values, path)
+        key = seed(path, value is not None if setting.section else bool(value))
+        write = _write_section if setting.section else _write
+        st.toggle(self.label(path, label), key=key, help=setting.help, on_change=write, args=(path, key))
+        self.problem(path)
+
+    def problem(self, path: str) -> None:
+        """The setting's problem below its field, with its fixes as buttons."""
+        problem = self.problems.get(path)
+        if problem is None or path in self.shown:
+            return
+        self.shown.add(path)
+        show_problem(problem)
+
+    # ------------------------------------------------------------ from the schema alone
+    def setting(self, setting: Setting) -> None:
+        """Any setting of the schema: the widget its type asks for, then bounds, unit and a way back."""
+        path = setting.path
+        if setting.section or setting.type is bool:
+            self.switch(path)
+        elif setting.choices:
+            self.choice(path, setting.choices)
+        elif setting.type in (int, float):
+            self.number(path)
+        else:
+            self.text(path)
+        note(f"{path} · {facts(setting)}" if facts(setting) else path)
+        if form.differs_within(self.changed, path):
+            was = form.get(self.base, path)
+            shown = (
+                "off"
+                if was is None and setting.section
+                else "on"
+                if setting.section
+                else "null"
+                if was is None
+                else was
+            )
+            st.button(
+                f":blue[Reset to {shown}]", key=f"reset_{path}", type="tertiary", on_click=draft.put_back, args=(path,)
+            )
+
+
+def show_problem(problem: Problem, where: str = "") -> None:
+    """A problem in one red line, its fixes as buttons."""
+    with st.container(gap="xxsmall"):
+        field_error(problem.message)
+        if problem.fixes:
+            _fix_buttons(problem, where)
+
+
+def _fix_buttons(problem: Problem, where: str) -> None:
+    with st.container(horizontal=True, gap="small"):
+        for i, fix in enumerate(problem.fixes):
+            st.button(
+                f":blue[{fix.label}]",
+                key=f"fix_{where}{problem.path}_{i}",
+                type="tertiary",
+                on_click=draft.override,
+                args=(fix.overrides,),
+            )
+
+
+# ---------------------------------------------------------------- pure pieces
+def facts(setting: Setting) -> str:
+    """Bounds and unit of a setting in a few words, e.g. `1 to 512, tokens`."""
+    low, high = setting.minimum, setting.maximum
+
+    def write(value: float) -> str:
+        return number(value) if float(value).is_integer() and abs(value) < 1e15 else f"{value:g}"
+
+    span = (
+        f"{write(low)} to {write(high)}"
+        if low is not None and high is not None
+        else f"{write(low)} and up"
+        if low is not None
+        else ""
+    )
+    return ", ".join(
+        part
+        for part in (span, setting.unit, "null allowed" if setting.optional and not setting.section else "")
+        if part
+    )
+
+
+def with_value(options: Sequence[Any], value: Any) -> list[Any]:
+    """The options and, in its place among them, the value."""
+    if value is None or value in options:
+        return list(options)
+    return sorted([*options, value])
+
+
+def _bounds(setting: Setting) -> tuple[Any, Any]:
+    low = -_SAFE_INT if setting.minimum is None else max(setting.minimum, -_SAFE_INT)
+    high = _SAFE_INT if setting.maximum is None else min(setting.maximum, _SAFE_INT)
+    return setting.type(low), setting.type(high)
+
+
+def _step(setting: Setting) -> Any:
+    if setting.type is int:
+        return 1
+    # A tenth of the default's own order: 1e-4 for a learning rate of 1e-3.
+    default = setting.default if isinstance(setting.default, int | float) and setting.default else 1.0
+    return 10.0 ** (math.floor(math.log10(abs(default))) - 1)
+
+
+# ---------------------------------------------------------------- between widget and draft
+def seed(path: str, value: Any, kind: str = "set") -> str:
+    """Put the draft's value into a widget's state; returns the widget's key."""
+    key = f"{kind}_{path.replace('.', '-')}"
+    if key not in st.session_state or st.session_state[key] != value:
+        st.session_state[key] = value
+    return key
+
+
+def _write(path: str, key: str) -> None:
+    draft.override({path: st.session_state[key]})
+
+
+def _write_choice(path: str, key: str) -> None:
+    value = st.session_state[key]
+    draft.override({path: None if value == NULL else value})
+
+
+def _write_number(path: str, key: str, optional: bool) -> None:
+    value = st.session_state[key]
+    if value is not None or optional:  # an emptied field keeps the value it had
+        draft.override({path: value})
+
+
+def _write_section(path: str, key: str) -> None:
+    draft.switch(path, st.session_state[key])

@@ -1,0 +1,2 @@
+from dgsgpt.format import *  # noqa
+from dgsgpt.format import MINUS, MISSING  # noqa

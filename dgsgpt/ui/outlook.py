@@ -1,0 +1,153 @@
+"""A draft against this machine: what it will need and take, its name, how it differs; nothing is drawn here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from dgsgpt.config import RunConfig
+from dgsgpt.errors import RunError
+from dgsgpt.format import MINUS, size
+from dgsgpt.hardware import Hardware
+from dgsgpt.planner import Plan, plan, verdict
+from dgsgpt.runs import Run, check_run_id, name_for, suggest_run_id
+from dgsgpt.ui.atoms import Role
+from dgsgpt.ui.feature_costs import arithmetic_per_token
+
+_RECENT_RUNS = 8
+_RECENT_READINGS = 20
+
+
+@dataclass(frozen=True)
+class Speed:
+    """FLOPs per second that a run reached on this machine."""
+
+    flops_per_s: float
+    run_id: str
+
+
+def measured_speed(
+    runs: Iterable[Run],
+    device_name: str,
+    tokens_per_s: Callable[[Run], np.ndarray],
+) -> Speed | None:
+    """The speed of the newest run on the same device that measured one, or None: then no time is claimed."""
+    for run in islice(runs, _RECENT_RUNS):
+        if run.facts.get("hardware", {}).get("name") != device_name:
+            continue
+        readings = tokens_per_s(run)
+        if len(readings):
+            # The middle of the last readings: validations and saves make single ones slow.
+            reached = float(np.median(readings[-_RECENT_READINGS:]))
+            return Speed(reached * arithmetic_per_token(run.config), run.id)
+    return None
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """A valid draft against this machine: its plan, the memory that is free for it, and the time it may take."""
+
+    config: RunConfig
+    plan: Plan
+    free_bytes: int
+    total_bytes: int
+    seconds: float | None
+    measured_by: str
+
+    @property
+    def verdict(self) -> str:
+        """`fits`, `tight` or `over`."""
+        return verdict(self.plan.total_bytes, self.free_bytes)
+
+    @property
+    def impossible(self) -> bool:
+        """Whether it needs more memory than the device has, free or not."""
+        return self.plan.total_bytes > self.total_bytes
+
+    @property
+    def checkpoints(self) -> int:
+        """How many checkpoints will be kept: the last ones and the best one."""
+        every, steps = self.config.train.checkpoint_every, self.config.train.steps
+        return min(-(-steps // every) if every else 1, self.config.train.keep_last + 1)
+
+    @property
+    def disk_bytes(self) -> int:
+        """What the kept checkpoints come to."""
+        return self.plan.checkpoint_bytes * self.checkpoints
+
+
+def look_ahead(config: RunConfig, machine: Hardware, speed: Speed | None) -> Outlook:
+    """The outlook of a config; without a measured speed there is no time."""
+    device = machine.device if config.train.device == "auto" else config.train.device
+    cost, on_cpu = plan(config, device), device == "cpu" or not machine.gpus
+    free = machine.ram_available_bytes if on_cpu else machine.free_bytes
+    total = machine.ram_total_bytes if on_cpu else machine.total_bytes
+    seconds = arithmetic_per_token(config) * cost.total_tokens / speed.flops_per_s if speed else None
+    return Outlook(config, cost, free, total, seconds, speed.run_id if speed else "")
+
+
+def verdict_words(outlook: Outlook) -> tuple[str, Role]:
+    """The verdict as glyph and words, and its role."""
+    spare = outlook.free_bytes - outlook.plan.total_bytes
+    words: dict[str, tuple[str, Role]] = {
+        "fits": (f"✓ Fits, {size(spare)} to spare", "good"),
+        "tight": (f"▲ Tight, {size(max(0, spare))} to spare", "warn"),
+        "over": (f"✕ Does not fit, {size(-spare)} over", "bad"),
+    }
+    return words[outlook.verdict]
+
+
+# ---------------------------------------------------------------- name
+@dataclass(frozen=True)
+class RunName:
+    """The name the run will have, and what is wrong with the one that was typed."""
+
+    name: str
+    problem: str = ""
+    warning: str = ""
+
+
+def choose_name(typed: str, config: RunConfig | None, root: Path) -> RunName:
+    """A free, valid name: the typed one if it is, else the nearest free one; suggested when nothing was typed."""
+    if not typed:
+        return RunName(suggest_run_id(root, name_for(config) if config else "run"))
+    try:
+        check_run_id(typed)
+    except RunError as e:
+        return RunName(suggest_run_id(root, typed), problem=str(e))
+    free = suggest_run_id(root, typed)
+    taken = (root / typed).exists()
+    return RunName(free if taken else typed, warning=f"Exists already. This one will be {free}." if taken else "")
+
+
+# ---------------------------------------------------------------- differences, command
+def diff_lines(changed: dict[str, tuple[object, object]]) -> list[tuple[str, str]]:
+    """Differences as (sign, text) lines under their section, e.g. `("", "model:")`, `("−", "n_layer: 4")`."""
+    lines: list[tuple[str, str]] = []
+    section = ""
+    for path, (was, now) in changed.items():
+        parent, _, leaf = path.rpartition(".")
+        if parent != section:
+            section = parent
+            lines.append(("", f"{parent}:"))
+        lines += [(sign, f"{leaf}: {_yaml(v)}") for sign, v in ((MINUS, was), ("+", now))]
+    return lines
+
+
+def _yaml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {_yaml(v)}" for name, v in value.items()) + "}"
+    return (
+        {None: "null", True: "true", False: "false"}.get(value, str(value))
+        if isinstance(value, bool | None)
+        else str(value)
+    )
+
+
+def command(name: str) -> str:
+    """The command that trains the downloaded YAML."""
+    return f"dgsgpt train {name}.yaml --run-id {name}"

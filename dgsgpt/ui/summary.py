@@ -1,0 +1,236 @@
+"""The summary beside the form: name, figures, memory against what is free, remedies, differences, YAML."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dgsgpt.config import RunConfig
+from dgsgpt.format import MINUS, MISSING, duration, gib, number, percent, scientific, si, size
+from dgsgpt.hardware import Hardware
+from dgsgpt.planner import remedies
+from dgsgpt.ui import draft
+from dgsgpt.ui.atoms import dot, field_error, h, note, tag, text
+from dgsgpt.ui.draft import Workbench
+from dgsgpt.ui.fields import Form, show_problem
+from dgsgpt.ui.markup import Html, join, markup
+from dgsgpt.ui.outlook import Outlook, RunName, command, diff_lines, verdict_words
+from dgsgpt.ui.theme import MONO, c, palette
+
+_PARTS = (  # the planner's parts of memory, and the run colour each wears; the last is grey
+    ("weights", 0), ("gradients", 5), ("optimizer", 4), ("activations", 2), ("logits", 3), ("workspace", None),
+)  # fmt: skip
+_SHOWN_LINES = 14
+
+
+# ---------------------------------------------------------------- name
+def name_field(bench: Workbench, name: RunName) -> None:
+    """The run's name; empty means the suggested one."""
+    key = "run_name"
+    if st.session_state.get(key) != bench.name:
+        st.session_state[key] = bench.name
+    st.text_input("Run name", key=key, placeholder=name.name, live=True, on_change=_write_name)
+    if name.problem:
+        field_error(name.problem)
+        st.button(f":blue[Use {name.name}]", key="fix_name", type="tertiary", on_click=_take_name, args=(name.name,))
+    elif name.warning:
+        field_error(name.warning, "warn")
+
+
+def _write_name() -> None:
+    draft.opened().name = st.session_state["run_name"].strip()
+
+
+def _take_name(name: str) -> None:
+    draft.opened().name = name
+
+
+# ---------------------------------------------------------------- figures
+def figures(outlook: Outlook | None, machine: Hardware) -> None:
+    """Parameters, time, tokens and disk."""
+    if outlook is None:
+        cells = [
+            (label, MISSING, "shows when the settings are valid") for label in ("Parameters", "Time", "Tokens", "Disk")
+        ]
+    else:
+        cost, kept = outlook.plan, outlook.checkpoints
+        active = f"{si(cost.active_params)} active a token" if cost.active_params != cost.params else "all active"
+        time_note = f"at the speed of {outlook.measured_by}" if outlook.seconds else "measured after the first run"
+        cells = [
+            ("Parameters", si(cost.params), active),
+            ("Time", duration(outlook.seconds), time_note),
+            (
+                "Tokens",
+                si(cost.total_tokens, 2),
+                f"{number(cost.total_tokens / cost.params, 1)} per parameter, {scientific(cost.train_flops)} FLOPs",
+            ),
+            (
+                "Disk",
+                size(outlook.disk_bytes),
+                f"{kept} checkpoint{'s' if kept > 1 else ''}; {size(machine.disk_free_bytes)} free",
+            ),
+        ]
+    drawn = join(
+        markup(
+            '<div style="min-width:0"><div style="font-size:12.5px;color:{}">{}</div>'
+            '<div style="font-size:21px;font-weight:600;line-height:27px">{}</div>'
+            '<div style="font-size:12.5px;color:{}">{}</div></div>',
+            c("ink2"), label, value, c("ink3"), aside,
+        )
+        for label, value, aside in cells
+    )  # fmt: skip
+    h(markup('<div style="display:grid;grid-template-columns:1fr 1fr;gap:10px 14px">{}</div>', drawn))
+
+
+# ---------------------------------------------------------------- memory
+def memory_bar(outlook: Outlook) -> None:
+    """Memory by part, stacked, against what is free now and what others use."""
+    words, role = verdict_words(outlook)
+    need, free, cap = outlook.plan.total_bytes, outlook.free_bytes, max(outlook.total_bytes, outlook.plan.total_bytes)
+    colors = palette()
+    parts = [(n, outlook.plan.memory[n], colors.run(s) if s is not None else c("ink3")) for n, s in _PARTS]
+    blocks, legend = _blocks(parts, cap), _legend(parts)
+    used = outlook.total_bytes - free
+    others = markup(
+        '<div style="position:absolute;left:{}%;width:{}%;top:0;bottom:0;'
+        'background:repeating-linear-gradient(45deg,{} 0 1px,transparent 1px 4px);opacity:.6"></div>',
+        f"{free / cap * 100:.2f}", f"{used / cap * 100:.2f}", c("ink3"),
+    )  # fmt: skip
+    limit = markup(
+        '<div style="position:absolute;left:calc({}% - 1px);width:2px;top:0;bottom:0;background:{}"></div>',
+        f"{free / cap * 100:.2f}", c("ink"),
+    )  # fmt: skip
+    h(
+        markup(
+            '<div style="border-top:1px solid {};padding-top:11px">'
+            '<div style="display:flex;flex-wrap:wrap;align-items:center;gap:4px 8px;margin-bottom:8px">'
+            '<b style="font-weight:600">Memory</b>{}'
+            '<span style="margin-left:auto;font-weight:600">{} {}</span></div>'
+            '<div role="img" aria-label="{}" style="position:relative;height:16px;border-radius:4px;background:{};'
+            'display:flex;overflow:hidden">{}{}{}</div>'
+            '<div style="display:flex;justify-content:space-between;font-size:12px;color:{};padding-top:3px">'
+            "<span>0</span><span>in use by others {} of {}</span></div>"
+            '<div style="display:grid;grid-template-columns:repeat(auto-fit,minmax(120px,1fr));gap:2px 20px;'
+            'font-size:13px;line-height:19px;padding-top:6px">{}</div></div>',
+            c("grid"), tag(words, role), gib(need), text(f"/ {gib(free)} GiB free", "ink3"), words, c("idlebg"),
+            blocks, others, limit if need > free else "", c("ink3"), size(used), size(outlook.total_bytes), legend,
+        )
+    )  # fmt: skip
+
+
+def _blocks(parts: list[tuple[str, int, str]], cap: int) -> Html:
+    return join(
+        markup(
+            '<div title="{} {}" style="width:{}%;background:{};border-right:1px solid {}"></div>',
+            name.capitalize(), size(value), f"{value / cap * 100:.2f}", color, c("bg"),
+        )
+        for name, value, color in parts
+    )  # fmt: skip
+
+
+def _legend(parts: list[tuple[str, int, str]]) -> Html:
+    return join(
+        markup(
+            '<div style="display:flex;align-items:center;gap:7px">{}<span style="color:{}">{}</span>'
+            '<span style="margin-left:auto">{}</span></div>',
+            dot(color, 8), c("ink2"), name.capitalize(), size(value),
+        )
+        for name, value, color in parts
+    )  # fmt: skip
+
+
+def remedy_list(outlook: Outlook, machine: Hardware) -> None:
+    """Ways to need less memory, each with its price and a button that applies it."""
+    device = "cpu" if outlook.config.train.device == "cpu" else machine.device
+    found = remedies(outlook.config, outlook.free_bytes, device)[:4]
+    if not found:
+        return
+    over = outlook.plan.total_bytes - outlook.free_bytes
+    enough = any(remedy.saved_bytes >= over for remedy in found)
+    _rule("To have room to spare" if over <= 0 else "To make it fit" if enough else "Helps, but not enough to fit")
+    for i, remedy in enumerate(found):
+        share = remedy.saved_bytes / max(1, outlook.plan.total_bytes)
+        price = "" if remedy.time_ratio is None else _time_change(remedy.time_ratio)
+        with st.container(horizontal=True, vertical_alignment="center", gap="xsmall", wrap=False):
+            h(
+                markup(
+                    '<div style="display:grid;grid-template-columns:1fr auto 84px;gap:10px;font-size:13.5px">'
+                    "<span>{}</span>"
+                    '<b style="font-weight:600;color:{}"><span style="font-size:9px">▼</span> {}</b>'
+                    '<span style="color:{}">{}</span></div>',
+                    remedy.label, c("good"), percent(share, 0), c("ink3"), price,
+                )
+            )  # fmt: skip
+            st.button(
+                ":blue[Apply]", key=f"remedy_{i}", type="tertiary", on_click=draft.override, args=(remedy.overrides,)
+            )
+
+
+def _time_change(ratio: float) -> str:
+    if abs(ratio - 1) < 0.005:
+        return "same time"
+    return f"{'+' if ratio > 1 else MINUS}{percent(abs(ratio - 1), 0)} time"
+
+
+# ---------------------------------------------------------------- differences and files
+def differences(changed: dict[str, tuple[object, object]], base_title: str) -> None:
+    """What differs from the base, line by line."""
+    if not changed:
+        _rule(f"No difference from {base_title}")
+        return
+    _rule(f"Difference from {base_title}", f"{len(changed)} setting{'s' if len(changed) > 1 else ''}")
+    lines = diff_lines(changed)
+    hidden = len(lines) - _SHOWN_LINES
+    rows = [
+        markup(
+            '<div style="color:{};white-space:nowrap;overflow:hidden;text-overflow:ellipsis">'
+            '<span style="display:inline-block;width:18px;color:{}">{}</span>{}</div>',
+            c("ink" if sign == "+" else "ink3"), c("accent" if sign == "+" else "ink3"), sign, line,
+        )
+        for sign, line in lines[:_SHOWN_LINES]
+    ]  # fmt: skip
+    if hidden > 0:
+        rows.append(text(f"… {hidden} more lines; all are in the YAML", "ink3"))
+    h(
+        markup(
+            '<div style="font-family:{};font-size:12.5px;line-height:19px;background:{};border-radius:6px;'
+            'padding:8px 12px">{}</div>',
+            Html(MONO.replace('"', "'")), c("sunk"), join(rows),
+        )
+    )  # fmt: skip
+
+
+def files(config: RunConfig, name: str) -> None:
+    """The resulting YAML, to look at and to take along, and the command that does the same."""
+    yaml = config.to_yaml()
+    with st.expander("Resulting YAML"):
+        st.code(yaml, language="yaml", height=320)
+    st.download_button(
+        f"Download {name}.yaml",
+        yaml,
+        f"{name}.yaml",
+        "application/yaml",
+        key="download_yaml",
+        on_click="ignore",
+        icon=":material/download:",
+        width="stretch",
+    )
+    st.code(command(name), language="bash", wrap_lines=True)
+
+
+def _rule(title: str, aside: str = "") -> None:
+    h(
+        markup(
+            '<div style="border-top:1px solid {};padding-top:10px;display:flex;justify-content:space-between;'
+            'font-size:13px;color:{}"><span>{}</span>{}</div>',
+            c("grid"), c("ink2"), title, text(aside, "ink3"),
+        )
+    )  # fmt: skip
+
+
+def remaining_problems(f: Form) -> None:
+    """Problems that no field on the page shows, so that none is hidden."""
+    hidden = [p for path, p in f.problems.items() if path not in f.shown]
+    if hidden:
+        note("To be mended", role="bad")
+    for problem in hidden:
+        show_problem(problem, "summary_")

@@ -1,0 +1,246 @@
+"""What the Train page shows of a run's metrics: figures, small charts, lists. No widgets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from dgsgpt import format as fmt
+from dgsgpt.checkpoint import CheckpointInfo
+from dgsgpt.config import RunConfig
+from dgsgpt.hardware import Hardware
+from dgsgpt.metrics import decimate, ema
+from dgsgpt.planner import Plan
+from dgsgpt.train.schedule import learning_rate
+from dgsgpt.ui import atoms, charts
+from dgsgpt.ui.atoms import Html, Kpi, join, markup, text
+from dgsgpt.ui.loss_chart import columns
+from dgsgpt.ui.state import Metrics
+from dgsgpt.ui.theme import Palette, c
+
+SMALL_POINTS = 400
+
+
+def span_of(step: int) -> int:
+    """Over how many steps a loss is compared: 10, 100, 1000 …, about a tenth of the way or more."""
+    return int(10 ** max(1, math.floor(math.log10(max(step, 100) / 2))))
+
+
+def change_over(metrics: Metrics, weight: float, span: int) -> float | None:
+    """How much the smoothed training loss changed over the last `span` steps; None when there are fewer."""
+    steps, raw = columns(metrics.frame, "loss/train")
+    if not len(steps) or steps[-1] - steps[0] < span:
+        return None
+    smooth = ema(raw, weight)
+    return float(smooth[-1] - np.interp(steps[-1] - span, steps, smooth))
+
+
+def _spark(values: np.ndarray, color: str) -> Html:
+    _, shown = decimate(np.arange(len(values)), values, 120)
+    return atoms.spark(shown, color)
+
+
+def figures(
+    metrics: Metrics, weight: float, color: str, plan: Plan | None, target_tokens: int, memory: tuple[str, int]
+) -> list[Kpi]:
+    """The six figures on top; `memory` is the device's word (GPU, CPU) and total bytes."""
+    return [
+        _train_loss(metrics, weight, color),
+        _validation(metrics, color),
+        _bits_per_byte(metrics, color),
+        _throughput(metrics),
+        _memory(metrics, plan, *memory),
+        _tokens(metrics, target_tokens),
+    ]
+
+
+def _train_loss(metrics: Metrics, weight: float, color: str) -> Kpi:
+    smooth = ema(metrics.column("loss/train"), weight)
+    span = span_of(int(metrics.last("step") or 0))
+    change = change_over(metrics, weight, span)
+    difference = (
+        atoms.delta(fmt.signed(change), change < 0, f"per {fmt.si(span)} steps") if change is not None else "\u00a0"
+    )
+    value = fmt.loss(smooth[-1] if len(smooth) else None)
+    return Kpi("Train loss", value, aside=f"EMA {weight:g}", spark=_spark(smooth, color), delta=difference)
+
+
+def _validation(metrics: Metrics, color: str) -> Kpi:
+    losses = metrics.column("loss/val")
+    last = float(losses[-1]) if len(losses) else None
+    difference: object = "measured at the first evaluation" if last is None else "first evaluation"
+    if last is not None and len(losses) > 1:
+        change = last - float(losses[-2])
+        best = float(losses.min())
+        remark = "best so far" if last <= best else f"best {fmt.loss(best)}"
+        difference = atoms.delta(fmt.signed(change), change < 0, remark)
+    ppl = f"ppl {fmt.perplexity(metrics.last('ppl/val'))}" if last is not None else ""
+    return Kpi("Validation loss", fmt.loss(last), aside=ppl, spark=_spark(losses, color), delta=difference)
+
+
+def _bits_per_byte(metrics: Metrics, color: str) -> Kpi:
+    bits = metrics.column("bpb/val")
+    difference: object = "\u00a0"
+    if len(bits) > 1:
+        change = float(bits[-1] - bits[-2])
+        difference = atoms.delta(fmt.signed(change), change < 0, "vs the one before")
+    value = fmt.loss(bits[-1] if len(bits) else None)
+    return Kpi("Bits per byte", value, aside="validation", spark=_spark(bits, color), delta=difference)
+
+
+def _throughput(metrics: Metrics) -> Kpi:
+    speed = metrics.column("perf/tokens_per_s")
+    steps, seconds = columns(metrics.frame, "time_s")
+    per_step = (seconds[-1] - seconds[-2]) / (steps[-1] - steps[-2]) if len(steps) > 1 else None
+    value = fmt.si(float(speed[-1])) if len(speed) else fmt.MISSING
+    remark = text(f"{fmt.duration(per_step)} per step", "ink3") if per_step else "\u00a0"
+    return Kpi("Throughput", value, "tok/s", spark=_spark(speed, c("ink3")), delta=remark)
+
+
+def _memory(metrics: Metrics, plan: Plan | None, device: str, total_bytes: int) -> Kpi:
+    peak = metrics.column("mem/peak_bytes")
+    used = float(peak[-1]) if len(peak) else None
+    said = f"{fmt.gib(plan.total_bytes)} GiB predicted" if plan else "\u00a0"
+    return Kpi(
+        f"{device} memory", fmt.gib(used), f"/ {fmt.gib(total_bytes)} GiB", "peak", _spark(peak, c("ink3")), said
+    )
+
+
+def _tokens(metrics: Metrics, target_tokens: int) -> Kpi:
+    tokens = metrics.column("tokens")
+    seen = float(tokens[-1]) if len(tokens) else None
+    spent = metrics.last("flops")
+    remark = f"{fmt.scientific(spent)} FLOPs spent" if spent else "\u00a0"
+    return Kpi("Tokens seen", fmt.si(seen), f"/ {fmt.si(target_tokens)}", "", _spark(tokens, c("ink3")), remark)
+
+
+# ---------------------------------------------------------------- small charts
+def small_chart(
+    palette: Palette, metrics: Metrics, key: str, color: str, name: str, *, scale: float = 1.0, **options: Any
+) -> go.Figure:
+    """One metric over steps for a card, decimated with its extremes kept."""
+    x, y = decimate(*columns(metrics.frame, key), SMALL_POINTS)
+    return charts.small(palette, x, y * scale, color, name, **options)
+
+
+def rate_chart(palette: Palette, metrics: Metrics, color: str, config: RunConfig) -> go.Figure:
+    """The learning rate so far over the planned schedule (dotted)."""
+    train = config.train
+    steps = np.unique(np.linspace(0, train.steps - 1, min(train.steps, 240)).astype(int))
+    warm = train.schedule.warmup_steps
+    steps = np.unique(np.append(steps, [s for s in (warm - 1, warm) if 0 <= s < train.steps]))
+    figure = small_chart(palette, metrics, "lr", color, "rate", hover=".2e")
+    rates = [learning_rate(int(step), train) for step in steps]
+    plan = charts.line(steps + 1, rates, palette["ink3"], "planned", width=1, dash="dot", hovertemplate="%{y:.2e}")
+    figure.add_trace(plan)
+    charts.set_steps(figure, float(train.steps))
+    top, floor = train.lr, train.lr * train.schedule.min_lr_ratio
+    ticks = [0.0, top / 2, top] if floor < 0.4 * top else [0.0, top]
+    figure.update_yaxes(tickvals=ticks, ticktext=[fmt.lr(v) for v in ticks], range=[-0.04 * top, 1.08 * top])
+    return figure
+
+
+# ---------------------------------------------------------------- lists
+_SAMPLE = (
+    '<div style="position:relative;padding:16px 0 0;border-top:2px solid {line};min-width:0">'
+    '<span style="position:absolute;top:-6px;left:0;width:10px;height:10px;border-radius:50%;background:{fill};'
+    'border:2px solid {color};box-sizing:border-box"></span>'
+    '<div style="font-size:12.5px;color:{ink3};margin-bottom:4px">{where}</div>'
+    '<div style="font-size:14.5px;line-height:21px;white-space:pre-wrap;overflow-wrap:anywhere">{prompt}{said}'
+    "</div></div>"
+)
+_SAMPLES = (
+    '<div style="display:grid;grid-template-columns:repeat(auto-fit,minmax(170px,1fr));column-gap:18px;row-gap:18px;'
+    'padding-top:6px">{}</div>'
+)
+
+
+def samples_html(samples: Sequence[dict[str, Any]], metrics: Metrics, color: str, limit: int = 3) -> Html:
+    """The first, a middle and the last sample side by side; what the model wrote is text, never markup."""
+    count = len(samples)
+    chosen = (
+        sorted({round(i * (count - 1) / max(1, limit - 1)) for i in range(limit)}) if count > limit else range(count)
+    )
+    steps, losses = columns(metrics.frame, "loss/val")
+    cells = []
+    for index in chosen:
+        event = samples[index]
+        step = int(event.get("step") or 0)
+        val = (
+            f" · val {fmt.loss(float(losses[np.searchsorted(steps, step, 'right') - 1]))}"
+            if len(steps) and steps[0] <= step
+            else ""
+        )
+        fill = color if index == count - 1 else c("bg")
+        where = join((atoms.bold(f"step {fmt.number(step)}"), val))
+        prompt = text(event.get("prompt") or "", "ink3")
+        cells.append(
+            markup(
+                _SAMPLE, line=c("line"), fill=fill, color=color, ink3=c("ink3"), where=where, prompt=prompt,
+                said=str(event.get("text") or ""),
+            )
+        )  # fmt: skip
+    return markup(_SAMPLES, join(cells))
+
+
+def saved_rows(infos: Sequence[CheckpointInfo], best: CheckpointInfo | None, now: float) -> list[Sequence[object]]:
+    """Checkpoints for the card: step, validation loss with `best` or what is wrong, age."""
+    rows: list[Sequence[object]] = []
+    for info in infos:
+        val = info.metadata.get("loss_val")
+        value = fmt.loss(val if isinstance(val, int | float) else None)
+        if not info.complete:
+            mark: object = join((" ", atoms.tag("incomplete", "warn")))
+        else:
+            mark = join((" ", atoms.tag("best", "good"))) if best and info.path == best.path else ""
+        rows.append(
+            (fmt.number(info.step), join((value, mark)), fmt.ago(info.saved_at or None, now).removesuffix(" ago"))
+        )
+    return rows
+
+
+def machine_rows(readings: Sequence[Hardware], color: str) -> list[Sequence[object]]:
+    """Readings of the machine while pages looked, as curves with the latest figure."""
+    last = readings[-1]
+    curves: list[tuple[str, list[float | None], str]] = []
+    if last.gpus:
+        gpus = [reading.gpus[0] for reading in readings if reading.gpus]
+        gpu = gpus[-1]
+        used = fmt.gib(gpu.total_bytes - gpu.free_bytes) + "\u00a0GiB"
+        curves.append(("Utilisation", [g.utilization for g in gpus], fmt.percent((gpu.utilization or 0) / 100, 0)))
+        curves.append(("Memory", [g.total_bytes - g.free_bytes for g in gpus], used))
+        if gpu.temperature_c is not None:
+            curves.append(("Temperature", [g.temperature_c for g in gpus], f"{gpu.temperature_c}\u00a0°C"))
+        if gpu.power_w is not None:
+            curves.append(("Power", [g.power_w for g in gpus], f"{gpu.power_w:.0f}\u00a0W"))
+    ram = [reading.ram_total_bytes - reading.ram_available_bytes for reading in readings]
+    curves.append(("CPU", [reading.cpu_percent for reading in readings], fmt.percent(last.cpu_percent / 100, 0)))
+    curves.append(("RAM" if last.gpus else "Memory", list(ram), fmt.gib(ram[-1]) + "\u00a0GiB"))
+    rows: list[Sequence[object]] = []
+    for label, values, now in curves:
+        known = [float(value) for value in values if value is not None]
+        curve = atoms.spark(known, color, width=80, height=18, fill=False)
+        rows.append((text(label, "ink2"), curve, atoms.bold(now)))
+    rows.append((text("Disk", "ink2"), "", atoms.bold(f"{fmt.size(last.disk_free_bytes)} free")))
+    return rows
+
+
+def health_rows(events: Sequence[dict[str, Any]], skipped: int) -> list[Sequence[object]]:
+    """The last health events, or that there are none; damaged lines of metrics are counted."""
+    rows: list[Sequence[object]] = []
+    for event in [e for e in events if e.get("kind") == "health"][-4:]:
+        where = text(f"step {fmt.number(event.get('step'))}", "ink3", px=12.5)
+        message = markup('<span style="white-space:normal">{}</span>', event.get("message") or "health event")
+        rows.append((text("▲", "warn"), markup("{}<br>{}", message, where)))
+    if not rows:
+        said = markup("No health event<br>{}", text("every step's loss and gradient are checked", "ink3", px=12.5))
+        rows.append((text("✓", "good"), said))
+    if skipped:
+        counted = fmt.plural(skipped, "damaged line")
+        said = markup("{} left out<br>{}", counted, text("in metrics.jsonl; the others are shown", "ink3", px=12.5))
+        rows.append((text("▲", "warn"), said))
+    return rows

@@ -1,0 +1,187 @@
+"""Playground: picking, sampling, writing, and what is said when that cannot be."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from dgsgpt.runs import Run
+from dgsgpt.ui.app import ROUTER, page_file
+from dgsgpt.ui.playground_view import Output
+from tests.checkpoint_factory import flip_a_bit, save
+from tests.pages.conftest import OpenPage, button, html_of, labels
+from tests.run_factory import make_run
+
+
+@pytest.fixture
+def run(runs_dir: Path) -> Run:
+    """A run with two checkpoints that can write."""
+    made = make_run(runs_dir, "one", step=20)
+    save(made, 10)
+    save(made, 20)
+    return made
+
+
+def write(app: AppTest, prompt: str = "ab", tokens: int = 8) -> list[Output]:
+    """Generate and return what was written."""
+    app.number_input(key="pg_new").set_value(tokens)
+    app.text_area(key="pg_prompt").set_value(prompt)
+    button(app, "Generate").click().run()
+    return list(app.session_state["pg_outputs"])
+
+
+def test_without_checkpoints_one_button_and_one_command(open_page: OpenPage) -> None:
+    app = open_page("playground")
+    assert labels(app) == ["Start the demo"]
+    assert [c.value for c in app.code] == ["dgsgpt train configs/demo.yaml"]
+
+
+def test_the_newest_is_picked_and_damaged_ones_are_not_offered(open_page: OpenPage, run: Run, runs_dir: Path) -> None:
+    cut = save(run, 30)
+    (cut / "model.safetensors").write_bytes(b"cut")
+    app = open_page("playground")
+    (box,) = app.selectbox
+    assert box.value == "one@20"
+    assert box.options == ["one, step 20", "one, step 10"]
+
+
+def test_the_address_picks_and_an_unknown_name_is_said(open_page: OpenPage, run: Run) -> None:
+    assert open_page("playground", checkpoint="one@10").selectbox[0].value == "one@10"
+    app = open_page("playground", checkpoint="gone@5")
+    assert app.selectbox[0].value == "one@20"
+    assert "There is no whole checkpoint gone@5" in html_of(app)
+
+
+def test_picking_another_goes_into_the_address(open_page: OpenPage, run: Run) -> None:
+    app = open_page("playground")
+    app.selectbox[0].set_value("one@10").run()
+    assert app.query_params["checkpoint"] in ("one@10", ["one@10"])
+    assert app.selectbox[0].value == "one@10"
+
+
+def test_generate_writes_and_tells_how(open_page: OpenPage, run: Run) -> None:
+    app = open_page("playground")
+    (made,) = write(app, "ab<b> **c**", 8)
+    assert made.stats is not None
+    assert made.stats.tokens == 8
+    shown = html_of(app)
+    for part in ("ab&lt;b&gt; **c**", "tok/s", "first", "8\u00a0tokens", "as long as asked for", "seed 42"):
+        assert part in shown
+    assert button(app, "Stop").disabled  # nothing is being written any more
+
+
+def test_the_same_seed_writes_the_same_and_again_takes_the_next(open_page: OpenPage, run: Run) -> None:
+    app = open_page("playground")
+    first = write(app)[0].text
+    assert write(app)[0].text == first
+    button(app, "Again, next seed").click().run()
+    (again,) = app.session_state["pg_outputs"]
+    assert again.stats is not None
+    assert again.stats.seed == 43
+    assert again.text != first
+    assert app.number_input(key="pg_seed").value == 43
+
+
+def test_after_the_last_seed_comes_the_first(open_page: OpenPage, run: Run) -> None:
+    app = open_page("playground")
+    app.number_input(key="pg_seed").set_value(2**31 - 1).run()
+    button(app, "Again, next seed").click().run()
+    assert app.number_input(key="pg_seed").value == 0
+
+
+def test_presets_set_the_sliders_and_a_moved_slider_leaves_the_preset(open_page: OpenPage, run: Run) -> None:
+    app = open_page("playground")
+    preset = app.segmented_control(key="pg_preset")
+    assert preset.value == "Even"
+    preset.set_value("Greedy").run()
+    assert app.slider(key="pg_temp").value == 0
+    assert app.slider(key="pg_top_p").value == 1
+    app.slider(key="pg_temp").set_value(0.5).run()
+    assert app.segmented_control(key="pg_preset").value is None
+
+
+def test_two_write_side_by_side(open_page: OpenPage, run: Run) -> None:
+    app = open_page("playground", checkpoint=["one@10", "one@20"])
+    a, b = write(app)
+    assert (a.ref, b.ref) == ("one@10", "one@20")
+    assert a.settings == b.settings
+    assert a.text
+    assert b.text
+
+
+def test_history_gives_a_prompt_back(open_page: OpenPage, run: Run) -> None:
+    app = open_page("playground")
+    write(app, "first")
+    write(app, "second")
+    write(app, "first")
+    assert app.session_state["pg_history"] == ["first", "second"]
+
+
+def test_a_prompt_that_does_not_fit_is_cropped_and_said(open_page: OpenPage, run: Run) -> None:
+    app = open_page("playground")
+    write(app, "x" * 100)
+    assert "did not fit the context of 32" in html_of(app)
+
+
+@pytest.mark.parametrize("prompt", ["", "abz"])
+def test_a_prompt_that_cannot_be_used_is_one_line(open_page: OpenPage, run: Run, prompt: str) -> None:
+    save(run, 30, characters="abc")
+    app = open_page("playground")
+    (made,) = write(app, prompt)
+    assert made.problem
+    assert "\n" not in made.problem
+    assert made.text == ""
+    assert "✕" in html_of(app)
+    assert write(app, "ab")[0].problem is None  # the page goes on
+
+
+def test_a_damaged_checkpoint_is_one_line_and_the_page_stays(open_page: OpenPage, run: Run, runs_dir: Path) -> None:
+    flip_a_bit(runs_dir / "one" / "checkpoints" / "step_00000020")
+    app = open_page("playground")
+    (made,) = write(app)
+    assert made.problem is not None
+    assert "damaged" in made.problem
+    assert str(runs_dir) not in html_of(app)
+
+
+def test_a_checkpoint_deleted_while_it_is_listed_gives_way(open_page: OpenPage, run: Run, runs_dir: Path) -> None:
+    app = open_page("playground", checkpoint="one@20")
+    shutil.rmtree(runs_dir / "one" / "checkpoints" / "step_00000020")
+    (made,) = write(app)
+    assert made.ref == "one@10"
+    assert made.problem is None
+    shutil.rmtree(runs_dir / "one")
+    app.run()
+    assert "Start the demo" in labels(app)
+
+
+def test_a_damaged_tokenizer_is_said_beside_the_prompt(open_page: OpenPage, run: Run, runs_dir: Path) -> None:
+    file = runs_dir / "one" / "checkpoints" / "step_00000020" / "tokenizer.json"
+    file.write_bytes(b" " * file.stat().st_size)
+    assert "✕" in html_of(open_page("playground"))
+
+
+def test_torch_is_imported_by_the_first_generation_and_not_before(run: Run, runs_dir: Path) -> None:
+    code = f"""
+import sys
+from streamlit.testing.v1 import AppTest
+app = AppTest.from_file({str(ROUTER)!r}, default_timeout=60).run()
+for page in ({str(page_file("checkpoints"))!r}, {str(page_file("playground"))!r}):
+    app.switch_page(page).run()
+    assert not app.exception, app.exception
+    assert "torch" not in sys.modules, page
+app.number_input(key="pg_new").set_value(2)
+app.button(key="pg_go").click().run()
+assert not app.exception, app.exception
+assert "torch" in sys.modules
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False, env=dict(os.environ)
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
