@@ -188,7 +188,7 @@ def describe(path: Path) -> CheckpointInfo:
     return CheckpointInfo(
         path=path,
         run_id=str(metadata.get("run_id") or path.parent.parent.name),
-        step=step if isinstance(step, int) else int(name) if name.isdigit() else 0,
+        step=step if isinstance(step, int) else int(name) if name.isascii() and name.isdigit() else 0,
         metadata=metadata,
         saved_at=float(saved) if isinstance(saved, int | float) else 0.0,
         bytes=metadata["bytes"] if isinstance(metadata.get("bytes"), int) else 0,
@@ -221,14 +221,20 @@ def _listed_files(path: Path) -> dict[str, dict[str, Any]]:
             "matching dgsgpt"
         )
     listed = manifest.get("files")
-    if not isinstance(listed, dict) or any(Path(n).name != n for n in listed):
-        raise CheckpointError(f"{path}: {MANIFEST} does not list plain file names; the checkpoint cannot be trusted")
+    if not isinstance(listed, dict) or any(Path(n).name != n or not _is_entry(e) for n, e in listed.items()):
+        raise CheckpointError(
+            f"{path}: {MANIFEST} does not list plain file names with size and sha256; the checkpoint cannot be trusted"
+        )
     missing = {MODEL, CONFIG, TOKENIZER, METADATA, STATE} - set(listed)
     if missing:
         raise CheckpointError(
             f"{path}: {MANIFEST} does not list {', '.join(sorted(missing))}; the checkpoint is incomplete"
         )
     return listed
+
+
+def _is_entry(entry: Any) -> bool:
+    return isinstance(entry, dict) and type(entry.get("bytes")) is int and isinstance(entry.get("sha256"), str)
 
 
 def _size_problem(path: Path) -> str | None:

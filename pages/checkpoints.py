@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from dgsgpt import format as fmt
 from dgsgpt.launch import start_demo
 from dgsgpt.ui import atoms, run_cards, same_prompt, state, theme
 from dgsgpt.ui import checkpoint_cards as cards
 from dgsgpt.ui import checkpoint_table as table
-from dgsgpt.ui import format as fmt
 from dgsgpt.ui.app import page_file
 from dgsgpt.ui.atoms import markup
 from dgsgpt.ui.checkpoint_table import Entry, Verdict

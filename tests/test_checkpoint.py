@@ -101,6 +101,23 @@ def test_a_manifest_that_leaves_the_directory_is_refused(save: Callable[..., Pat
         ck.load_checkpoint(path)
 
 
+@pytest.mark.parametrize("entry", [5, {}, {"bytes": "x", "sha256": ""}, {"bytes": True, "sha256": ""}, None])
+def test_a_damaged_manifest_is_a_problem_and_never_a_crash(save: Callable[..., Path], entry: object) -> None:
+    path = save()
+    manifest = json.loads((path / ck.MANIFEST).read_text())
+    files.write_json(path / ck.MANIFEST, {**manifest, "files": {**manifest["files"], ck.MODEL: entry}})
+    assert "plain file names with size" in str(ck.describe(path).problem)
+    with pytest.raises(CheckpointError, match="cannot be trusted"):
+        ck.verify(path)
+
+
+def test_a_strangely_named_folder_is_described(save: Callable[..., Path]) -> None:
+    path = save().parent / "step_\u00b2"
+    path.mkdir()
+    assert ck.describe(path).step == 0
+    assert ck.describe(path).problem
+
+
 def test_a_newer_format_is_refused(save: Callable[..., Path]) -> None:
     path = save()
     manifest = json.loads((path / ck.MANIFEST).read_text())

@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
+from dgsgpt import format as fmt
 from dgsgpt.checkpoint import CONFIG, METADATA
 from dgsgpt.config import RunConfig, load_config
 from dgsgpt.errors import CheckpointError, ConfigError
 from dgsgpt.ui import atoms, charts, comparison, engines, state, theme
-from dgsgpt.ui import format as fmt
 from dgsgpt.ui.atoms import Html, Kpi, markup, text
 from dgsgpt.ui.checkpoint_table import Entry, Verdict, as_figure
 from dgsgpt.ui.theme import rgba, run_color
 
 MAX_SHOWN = 100_000
+FEW_SETTINGS = 6
 
 
 # ---------------------------------------------------------------- who
@@ -183,13 +184,19 @@ def two(a: Entry, b: Entry) -> None:
     """Losses, curves and settings of two checkpoints, side by side."""
     config_a, config_b = config_of(a), config_of(b)
     allowed = comparison.comparable(a.info.metadata, b.info.metadata, config_a, config_b)
+    settings = comparison.setting_rows(config_a, config_b) if config_a and config_b else None
+    long = settings is not None and len(settings[0]) > FEW_SETTINGS  # then its card has no room for more
     grid = st.grid(3, min_column_width=380, border=True)
     with grid.cell(), st.container(key="ck_card_losses", gap="xsmall"):
         _losses(a, b, allowed)
+        if long:
+            _made_of_both(a, b)
     with grid.cell(), st.container(key="ck_card_curves", gap="xsmall"):
         _curves(a, b, allowed)
     with grid.cell(), st.container(key="ck_card_config", gap="xsmall"):
-        _settings(config_a, config_b)
+        _settings(settings)
+        if not long:
+            _made_of_both(a, b)
 
 
 def _losses(a: Entry, b: Entry, allowed: comparison.Comparable) -> None:
@@ -201,6 +208,9 @@ def _losses(a: Entry, b: Entry, allowed: comparison.Comparable) -> None:
         rows.append((row.label, fmt.number(row.a, row.digits), fmt.number(row.b, row.digits), gap))
     atoms.table(rows, "1fr 66px 66px 76px", ["validation", "A", "B", "A − B"], align="lrrr")
     atoms.note(allowed.note, top=4)
+
+
+def _made_of_both(a: Entry, b: Entry) -> None:
     atoms.table(_made_rows(a, b), "1fr 104px 104px", ["made of", "A", "B"], align="lrr")
 
 
@@ -247,12 +257,12 @@ def _curves(a: Entry, b: Entry, allowed: comparison.Comparable) -> None:
     atoms.note(chart.note or "No point that both have reached.")
 
 
-def _settings(a: RunConfig | None, b: RunConfig | None) -> None:
-    if a is None or b is None:
+def _settings(found: tuple[list[tuple[str, str, str]], int] | None) -> None:
+    if found is None:
         atoms.head("Config")
         atoms.para("The config.yaml of one of them is missing or damaged: nothing to compare.", role="bad")
         return
-    rows, total = comparison.setting_rows(a, b)
+    rows, total = found
     atoms.head("Config", note=f"{fmt.number(len(rows))} of {fmt.plural(total, 'setting')} differ")
     if not rows:
         atoms.para("The same settings: the same run, or a repetition.")

@@ -12,13 +12,13 @@ from typing import Any, Literal
 import pandas as pd
 import streamlit as st
 
+from dgsgpt import format as fmt
 from dgsgpt.checkpoint import CheckpointInfo, best_of, list_checkpoints, verify
 from dgsgpt.config import RunConfig
 from dgsgpt.errors import CheckpointError
 from dgsgpt.rules import flatten, known_paths, nearest
 from dgsgpt.runs import Run
 from dgsgpt.ui import engines
-from dgsgpt.ui import format as fmt
 from dgsgpt.ui.theme import Palette
 
 FILTERS = {"all": "All", "best": "Best of run", "whole": "Whole only"}

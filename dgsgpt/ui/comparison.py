@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from dgsgpt import format as fmt
 from dgsgpt.config import RunConfig
 from dgsgpt.rules import differences, flatten
 from dgsgpt.ui import charts
-from dgsgpt.ui import format as fmt
 from dgsgpt.ui.checkpoint_table import as_figure
 from dgsgpt.ui.loss_chart import AXES, columns
 from dgsgpt.ui.theme import Palette

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
+from dgsgpt import format as fmt
 from dgsgpt.errors import DgsgptError
 from dgsgpt.ui import atoms, engines
-from dgsgpt.ui import format as fmt
 from dgsgpt.ui.atoms import Html, esc, markup, text
 from dgsgpt.ui.checkpoint_table import Entry, told
 from dgsgpt.ui.theme import c, rgba

@@ -53,7 +53,7 @@ def about(run: Run) -> str:
 def step_of(checkpoint: Path) -> int:
     """The step in the name of a checkpoint's directory."""
     number = checkpoint.name.removeprefix("step_")
-    return int(number) if number.isdigit() else 0
+    return int(number) if number.isascii() and number.isdigit() else 0
 
 
 def remaining_s(status: Status, now: float) -> float | None:

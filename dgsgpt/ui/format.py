@@ -1,2 +1,0 @@
-from dgsgpt.format import *  # noqa
-from dgsgpt.format import MINUS, MISSING  # noqa
