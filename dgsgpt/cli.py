@@ -14,7 +14,6 @@ import click
 
 from dgsgpt import __version__
 from dgsgpt.errors import DgsgptError
-from dgsgpt.threads import wait_politely
 
 
 class _Group(click.Group):
@@ -41,7 +40,6 @@ def main() -> None:
 
     Begin with `dgsgpt dashboard --demo`, or with `dgsgpt train configs/demo.yaml`.
     """
-    wait_politely(os.environ)
 
 
 def _runs_dir(command: Callable[..., Any]) -> Callable[..., Any]:

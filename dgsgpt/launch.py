@@ -15,6 +15,7 @@ from dgsgpt.errors import RunError
 from dgsgpt.profiles import configs_dir
 from dgsgpt.runs import Run, create_run, suggest_run_id
 from dgsgpt.supervise import STOP_FILE, child_environment
+from dgsgpt.threads import wait_politely
 
 
 def check_startable(run: Run) -> None:
@@ -54,6 +55,8 @@ def start_run(run: Run) -> None:
     """
     check_startable(run)
     mark_starting(run)
+    environment = child_environment()
+    wait_politely(environment)
     with (run.path / "train.log").open("ab") as log:
         subprocess.Popen(
             [sys.executable, "-m", "dgsgpt.supervise", str(run.path), secrets.token_hex(8)],
@@ -61,7 +64,7 @@ def start_run(run: Run) -> None:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=child_environment(),
+            env=environment,
         )
 
 

@@ -19,7 +19,6 @@ from filelock import FileLock, Timeout
 
 from dgsgpt import files, process
 from dgsgpt.errors import RunError
-from dgsgpt.threads import wait_politely
 
 POLL_S = 0.2
 STOP_FILE = "STOP"
@@ -30,9 +29,7 @@ def child_environment() -> dict[str, str]:
     """This process's environment, with the package importable also when it runs from an uninstalled checkout."""
     package_parent = str(Path(__file__).resolve().parent.parent)
     paths = [package_parent, *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
-    wait_politely(environment)
-    return environment
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
 
 
 def supervise(run_dir: Path, token: str = "", tick: Callable[[], None] | None = None) -> int:
