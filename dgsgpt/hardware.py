@@ -10,6 +10,9 @@ from pathlib import Path
 
 import psutil
 
+# The first reading of a process is meaningless (0 %): take it now, so that the first one shown counts from here.
+psutil.cpu_percent(interval=None)
+
 
 @dataclass(frozen=True)
 class Gpu:

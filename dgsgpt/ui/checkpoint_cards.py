@@ -186,17 +186,18 @@ def two(a: Entry, b: Entry) -> None:
     allowed = comparison.comparable(a.info.metadata, b.info.metadata, config_a, config_b)
     settings = comparison.setting_rows(config_a, config_b) if config_a and config_b else None
     long = settings is not None and len(settings[0]) > FEW_SETTINGS  # then its card has no room for more
-    grid = st.grid(3, min_column_width=380, border=True)
+    # Two narrow cards and a wide one: four columns at 1440 px, at 900 px the pair above the chart.
+    grid = st.grid(4, min_column_width=300, border=True)
     with grid.cell(), st.container(key="ck_card_losses", gap="xsmall"):
         _losses(a, b, allowed)
         if long:
             _made_of_both(a, b)
-    with grid.cell(), st.container(key="ck_card_curves", gap="xsmall"):
-        _curves(a, b, allowed)
     with grid.cell(), st.container(key="ck_card_config", gap="xsmall"):
         _settings(settings)
         if not long:
             _made_of_both(a, b)
+    with grid.cell(column_span=2), st.container(key="ck_card_curves", gap="xsmall"):
+        _curves(a, b, allowed)
 
 
 def _losses(a: Entry, b: Entry, allowed: comparison.Comparable) -> None:

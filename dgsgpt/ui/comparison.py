@@ -189,7 +189,7 @@ def _label_end(
     """Letter and value at a curve's end: the higher of two above it, the other below, where a falling curve is not."""
     other = next((e for e in ends if e != end), None)
     above = end[1] > other[1] if other else letter == "A"
-    room = end[0] < 0.8 * max(x for x, _ in ends)
+    room = end[0] <= 0.85 * max(x for x, _ in ends)
     figure.add_annotation(
         x=end[0], y=end[1], text=f"<b>{letter}</b> {fmt.loss(end[1])}", showarrow=False, yshift=13 if above else -13,
         xanchor="left" if above and room else "right", font={"size": 12, "color": color},

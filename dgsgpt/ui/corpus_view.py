@@ -47,13 +47,13 @@ def name_of(corpus: str) -> str:
 # ---------------------------------------------------------------- cards
 def text_cards(datasets: list[Dataset]) -> None:
     """A card for each embedded and each uploaded text."""
-    grid = st.grid(4, min_column_width=260, gap="small")
-    now = chosen()
+    now, uploads = chosen(), list_uploads()
+    grid = st.grid(min(4, len(list_corpora()) + len(uploads)), min_column_width=260, gap="small")
     for corpus in list_corpora():
         facts = f"{number(corpus.characters)} characters · {size(corpus.bytes)}"
         with grid.cell():
             _text_card(corpus.name, corpus.title, facts, corpus.description, now, datasets)
-    for path in list_uploads():
+    for path in uploads:
         with grid.cell():
             _text_card(str(path), path.name, size(path.stat().st_size), "Your own text, uploaded.", now, datasets)
 
@@ -221,8 +221,8 @@ def look(datasets: list[Dataset]) -> None:
     try:
         text, characters = beginning(corpus)
         own = [d for d in datasets if d.corpus == corpus]
-        with st.grid(3, min_column_width=320, border=True) as grid:
-            with grid.cell(), st.container(gap="xsmall"):
+        with st.grid(4, min_column_width=300, border=True) as grid:
+            with grid.cell(column_span=1 if own else 2), st.container(gap="xsmall"):
                 head("Text", note=f"first {number(len(text))} of {number(characters)} characters")
                 h(text_view.text_html(text))
             if not own:
@@ -232,7 +232,7 @@ def look(datasets: list[Dataset]) -> None:
                 return
             with grid.cell(), st.container(gap="xsmall"):
                 dataset = _tokens(own, text)
-            with grid.cell(), st.container(gap="xsmall"):
+            with grid.cell(column_span=2), st.container(gap="xsmall"):
                 _statistics(_counts(dataset.fingerprint, dataset))
     except DataError as e:
         field_error(str(e))

@@ -11,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dgsgpt import format as fmt
+from dgsgpt.config import RunConfig
 from dgsgpt.metrics import decimate, ema
 from dgsgpt.ui import charts
 from dgsgpt.ui.markup import esc
@@ -25,6 +26,15 @@ _LANE = {
 }
 _LABEL_GAP_PX = 15.0
 _PLOT_PX = (charts.MAIN_HEIGHT - 26) * 0.845  # what margins and the lane leave to the curves
+
+
+def default_smoothing(config: RunConfig | None) -> float:
+    """An EMA weight that suits the run's length.
+
+    A weight of 0.9 averages some twenty points: on a curve of a hundred that lags visibly behind.
+    """
+    points = config.train.steps / config.train.log_every if config else MAX_POINTS
+    return 0.5 if points <= 200 else 0.8 if points <= 1000 else 0.9
 
 
 @dataclass(frozen=True)

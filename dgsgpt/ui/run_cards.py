@@ -17,6 +17,7 @@ from dgsgpt.metrics import decimate, ema
 from dgsgpt.runs import Run, Status
 from dgsgpt.ui import atoms, state
 from dgsgpt.ui.atoms import Html, bold, join, markup, text
+from dgsgpt.ui.loss_chart import default_smoothing
 from dgsgpt.ui.theme import c, run_color
 
 
@@ -116,7 +117,7 @@ def loss_spark(run: Run, *, width: int = 120, height: int = 20, fill: bool = Fal
     losses = state.metrics(run).column("loss/train")
     if len(losses) < 2:
         return text(fmt.MISSING, "ink3")
-    smooth = ema(losses, 0.9)
+    smooth = ema(losses, default_smoothing(state.config(run)))
     _, shown = decimate(np.arange(len(smooth)), smooth, width)
     return atoms.spark(
         shown, run_color(run.color_slot), width=width, height=height, fill=fill, style=style or f"width:{width - 10}px"
@@ -134,7 +135,7 @@ _RUNNING = (
 def running(run: Run, status: Status) -> Html:
     """A live run at a glance: name, curve, losses, progress."""
     metrics, plan = state.metrics(run), state.planned(run)
-    losses = ema(metrics.column("loss/train"), 0.9)
+    losses = ema(metrics.column("loss/train"), default_smoothing(state.config(run)))
     val, speed = metrics.last("loss/val"), metrics.last("perf/tokens_per_s")
     best = val is not None and val <= metrics.column("loss/val").min()
     facts = [f"{fmt.si(plan.params)} params" if plan else "", corpus_name(state.config(run))]

@@ -15,7 +15,7 @@ from dgsgpt.config import RunConfig
 from dgsgpt.runs import Run
 from dgsgpt.ui import atoms, charts, live_chart, run_cards, state, theme, train_view
 from dgsgpt.ui.atoms import dot, markup, text
-from dgsgpt.ui.loss_chart import AXES, Curve, LossOptions, loss_chart
+from dgsgpt.ui.loss_chart import AXES, Curve, LossOptions, default_smoothing, loss_chart
 from dgsgpt.ui.state import Metrics
 from dgsgpt.ui.theme import run_color
 
@@ -59,13 +59,9 @@ def toolbar() -> LossOptions:
 
 
 def smoothing(config: RunConfig) -> float:
-    """The EMA weight the toolbar holds, also before it is drawn; at first one that suits the run's length.
-
-    A weight of 0.9 averages some twenty points: on a curve of a hundred that lags visibly behind.
-    """
-    points = config.train.steps / config.train.log_every
+    """The EMA weight the toolbar holds, also before it is drawn; at first one that suits the run's length."""
     if "train_smooth" not in st.session_state:
-        st.session_state["train_smooth"] = 0.5 if points <= 200 else 0.8 if points <= 1000 else 0.9
+        st.session_state["train_smooth"] = default_smoothing(config)
     return float(st.session_state["train_smooth"])
 
 

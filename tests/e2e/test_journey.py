@@ -21,6 +21,7 @@ from tests.e2e.conftest import Server, check_page, idle, open_page, visit
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(420)]
 
 PICTURES = os.environ.get("DGSGPT_SCREENSHOTS")
+PICTURE_HEIGHTS = {"train": 1360, "configure": 1560, "checkpoints": 860, "playground": 620, "home": 760}
 TOY = """
 data: {corpus: austen, tokenizer: {kind: byte}}
 model: {n_layer: 2, n_head: 2, n_embd: 32, block_size: 64}
@@ -71,9 +72,11 @@ def flip(page: Page, name: str, on: bool) -> None:
 def picture(page: Page, name: str) -> None:
     """Keep a picture for the README, if they are wanted."""
     if PICTURES:
+        page.set_viewport_size({"width": 1440, "height": PICTURE_HEIGHTS.get(name, 1000)})
         page.mouse.move(0, 0)
-        page.wait_for_timeout(1500)
-        page.screenshot(path=Path(PICTURES) / f"{name}.png", full_page=name != "playground")
+        page.locator("[data-testid=stMain]").evaluate("main => main.scrollTo(0, 0)")
+        page.wait_for_timeout(2500)
+        page.screenshot(path=Path(PICTURES) / f"{name}.png")
 
 
 def test_from_an_empty_folder_to_a_text(server: Server, page: Page) -> None:
