@@ -160,7 +160,9 @@ def test_a_failed_save_leaves_the_earlier_one_and_no_rest(
 def test_saving_a_step_again_replaces_it(save: Callable[..., Path]) -> None:
     path = save(10)
     (path / ck.MODEL).write_bytes(b"damaged")
-    ck.verify(save(10))
+    assert save(10) == path
+    ck.verify(path)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
 def test_pruning_keeps_the_newest_and_the_spared(save: Callable[..., Path]) -> None:

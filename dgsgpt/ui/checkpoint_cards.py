@@ -186,8 +186,7 @@ def two(a: Entry, b: Entry) -> None:
     allowed = comparison.comparable(a.info.metadata, b.info.metadata, config_a, config_b)
     settings = comparison.setting_rows(config_a, config_b) if config_a and config_b else None
     long = settings is not None and len(settings[0]) > FEW_SETTINGS  # then its card has no room for more
-    # Two narrow cards and a wide one: four columns at 1440 px, at 900 px the pair above the chart.
-    grid = st.grid(4, min_column_width=300, border=True)
+    grid = st.grid(2, min_column_width=400, border=True)
     with grid.cell(), st.container(key="ck_card_losses", gap="xsmall"):
         _losses(a, b, allowed)
         if long:
@@ -196,7 +195,7 @@ def two(a: Entry, b: Entry) -> None:
         _settings(settings)
         if not long:
             _made_of_both(a, b)
-    with grid.cell(column_span=2), st.container(key="ck_card_curves", gap="xsmall"):
+    with st.container(border=True, key="ck_card_curves", gap="xsmall"):
         _curves(a, b, allowed)
 
 

@@ -7,6 +7,7 @@ README there.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ PICTURE_HEIGHTS = {"train": 1360, "configure": 1560, "checkpoints": 860, "playgr
 TOY = """
 data: {corpus: austen, tokenizer: {kind: byte}}
 model: {n_layer: 2, n_head: 2, n_embd: 32, block_size: 64}
-train: {steps: 1500, micro_batch_size: 4, lr: 3e-3, schedule: {warmup_steps: 20}, log_every: 5, eval_every: 100,
+train: {steps: 100000, micro_batch_size: 4, lr: 3e-3, schedule: {warmup_steps: 20}, log_every: 5, eval_every: 100,
         eval_tokens: 2048, checkpoint_every: 50, sample_every: 100, sample_tokens: 16, device: cpu}
 """
 CHART_POINTS = """() => {
@@ -48,8 +49,8 @@ def go(page: Page, name: str) -> None:
     idle(page)
 
 
-def take_over(page: Page, yaml: str) -> None:
-    """Paste a config on the Configure page."""
+def take_over(page: Page, yaml: str, run_name: str) -> None:
+    """Paste a config on the Configure page; the name it suggests shows that the server has taken it."""
     page.get_by_role("combobox", name="Start from").click()
     page.get_by_role("option", name="Paste or import YAML").click()
     box = page.get_by_role("textbox", name="YAML")
@@ -57,16 +58,18 @@ def take_over(page: Page, yaml: str) -> None:
     box.press("Control+Enter")
     idle(page)
     page.get_by_role("button", name="Take over").click()
+    expect(page.get_by_test_id("stBottom").get_by_text(run_name)).to_be_visible()
     idle(page)
 
 
-def flip(page: Page, name: str, on: bool) -> None:
-    """Click a feature's switch and see it change."""
+def flip(page: Page, name: str, on: bool, differs: bool = True) -> None:
+    """Click a feature's switch; the dot of what differs from the profile shows that the server has taken it."""
     switch = page.get_by_role("switch", name=name)
     expect(switch).to_be_checked(checked=not on)
     switch.locator("xpath=ancestor::label").click()
+    dot = re.compile(re.escape(name) + (r".*●" if differs else r"[^●]*$"))
+    expect(page.get_by_role("switch", name=dot)).to_be_checked(checked=on)
     idle(page)
-    expect(page.get_by_role("switch", name=name)).to_be_checked(checked=on)
 
 
 def picture(page: Page, name: str) -> None:
@@ -84,13 +87,19 @@ def test_from_an_empty_folder_to_a_text(server: Server, page: Page) -> None:
     expect(page.get_by_text("No run yet").or_(page.get_by_text("no runs yet")).first).to_be_visible()
 
     go(page, "Configure")
-    take_over(page, (configs_dir() / "demo.yaml").read_text() if PICTURES else TOY)
+    if PICTURES:
+        flip(page, "Sliding window", on=True)
+        flip(page, "Sparse mixture of experts", on=True)
+        picture(page, "configure")
+    if PICTURES:
+        take_over(page, (configs_dir() / "demo.yaml").read_text(), "austen-4x128")
+    else:
+        take_over(page, TOY, "austen-2x32")
     flip(page, "Rotary positions", on=False)
     flip(page, "Sliding window", on=True)
     flip(page, "Sparse mixture of experts", on=True)
     if PICTURES:
-        flip(page, "Rotary positions", on=True)
-    picture(page, "configure")
+        flip(page, "Rotary positions", on=True, differs=False)
     page.get_by_role("button", name="Start training").click()
 
     expect(page).to_have_title("Train")
