@@ -186,17 +186,17 @@ def two(a: Entry, b: Entry) -> None:
     allowed = comparison.comparable(a.info.metadata, b.info.metadata, config_a, config_b)
     settings = comparison.setting_rows(config_a, config_b) if config_a and config_b else None
     long = settings is not None and len(settings[0]) > FEW_SETTINGS  # then its card has no room for more
-    grid = st.grid(2, min_column_width=400, border=True)
+    grid = st.grid(3, min_column_width=380, border=True)
     with grid.cell(), st.container(key="ck_card_losses", gap="xsmall"):
         _losses(a, b, allowed)
         if long:
             _made_of_both(a, b)
+    with grid.cell(), st.container(key="ck_card_curves", gap="xsmall"):
+        _curves(a, b, allowed)
     with grid.cell(), st.container(key="ck_card_config", gap="xsmall"):
         _settings(settings)
         if not long:
             _made_of_both(a, b)
-    with st.container(border=True, key="ck_card_curves", gap="xsmall"):
-        _curves(a, b, allowed)
 
 
 def _losses(a: Entry, b: Entry, allowed: comparison.Comparable) -> None:
