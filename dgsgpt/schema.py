@@ -302,15 +302,6 @@ class TrainConfig(_Section):
     seed: int = setting(1, "Seed of initial weights, batches and dropout.", tier="basic", ge=0, le=2**31 - 1)
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "Where to train; auto is the GPU if there is one.")
 
-    @model_validator(mode="after")
-    def _rules(self) -> Self:
-        if self.schedule.warmup_steps > self.steps:
-            raise ValueError(
-                f"train.schedule.warmup_steps={self.schedule.warmup_steps} must not exceed "
-                f"train.steps={self.steps}; try {max(1, self.steps // 20)}"
-            )
-        return self
-
 
 class RunConfig(_Section):
     """Everything that decides a run."""

@@ -67,7 +67,6 @@ def test_yaml_round_trip_is_identity(n_head, head_dim, lr, dropout, moe, window)
         ("model.rope=5", "must be a section"),
         ("model.window.pattern=XY", "letters S (sliding) or L (long)"),
         ("data.tokenizer.kind=bpf", "must be 'bpe', 'char', 'byte' or 'gpt2'"),
-        ("train.schedule.warmup_steps=5000", "must not exceed train.steps=1000"),
         ("model.vocab_size=100", "smaller than the bpe tokenizer's 4096"),
         ("model.n_layer", "must look like section.key=value"),
         ("schema_version=2", "needs another version"),

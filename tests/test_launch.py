@@ -187,7 +187,7 @@ def test_a_second_start_is_refused(make_run: Callable[..., Run]) -> None:
 
 
 def test_finished_and_idle_runs_say_why_they_cannot(make_run: Callable[..., Run]) -> None:
-    run = make_run(steps=5, **{"train.schedule.warmup_steps": 1})
+    run = make_run(steps=5)
     with pytest.raises(RunError, match="nothing to stop"):
         launch.stop_run(run)
     launch.start_run(run)

@@ -106,8 +106,6 @@ def _candidates(draft: Draft, path: str) -> list[Any]:
         return [d for pair in zip_longest(below, above) for d in pair if d is not None]
     if path in _AT_MOST:
         return [get(draft, _AT_MOST[path])]
-    if path == "train.schedule.warmup_steps" and isinstance(steps := get(draft, "train.steps"), int):
-        return [max(1, steps // 20)]
     return [setting.default] if setting.default is not None or setting.optional else []
 
 

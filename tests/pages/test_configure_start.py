@@ -45,17 +45,12 @@ def wrong_experts(at: AppTest) -> None:
     set_to(at, "ladder_model-moe-n_expert_per_token", 4)
 
 
-def wrong_warmup(at: AppTest) -> None:
-    set_to(at, "set_train-steps", 10)
-
-
 @pytest.mark.parametrize(
     ("break_it", "words", "label"),
     [
         (wrong_heads, "Heads 10 must divide Width 256", "Use 8"),
         (wrong_window, "Window 128 must not exceed Context 64", "Use 64"),
         (wrong_experts, "Per token 4 must not exceed Experts 2", "Use 2"),
-        (wrong_warmup, "Warm-up 50 must not exceed Steps 10", "Use 1"),
     ],
 )
 def test_a_broken_rule_is_told_at_its_field_and_its_fix_works(break_it: Any, words: str, label: str) -> None:

@@ -36,8 +36,13 @@ def test_cosine_is_the_closed_form() -> None:
         assert learning_rate(step, config) == pytest.approx(0.001 + 0.5 * 0.009 * (1 + math.cos(math.pi * step / 100)))
 
 
+def test_a_warmup_longer_than_the_run_is_the_whole_run() -> None:
+    config = train(steps=20, warmup=100)
+    assert [learning_rate(s, config) for s in range(20)] == pytest.approx([0.01 * (s + 1) / 20 for s in range(20)])
+
+
 @given(st.sampled_from(["cosine", "linear", "constant"]), st.integers(1, 50), st.data())
 def test_the_rate_is_positive_and_never_above_its_peak(kind: str, steps: int, data: st.DataObject) -> None:
-    config = train(kind, steps, warmup=data.draw(st.integers(0, steps)))
+    config = train(kind, steps, warmup=data.draw(st.integers(0, 2 * steps)))
     rates = [learning_rate(s, config) for s in range(steps)]
     assert all(0 < r <= config.lr * (1 + 1e-9) for r in rates)

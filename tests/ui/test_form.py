@@ -205,12 +205,6 @@ def test_a_switched_section_is_one_change_with_its_telling_settings() -> None:
             "Per token 9 must not exceed Experts 8",
             {"model.moe.n_expert_per_token": 8},
         ),
-        (
-            {"train.steps": 60},
-            "train.schedule.warmup_steps",
-            "Warm-up 100 must not exceed Steps 60",
-            {"train.schedule.warmup_steps": 3},
-        ),
         ({"data.corpus": ""}, "data.corpus", "must be text that is not empty", {"data.corpus": "austen"}),
     ],
 )
