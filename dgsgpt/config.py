@@ -9,22 +9,24 @@ from typing import Any
 from pydantic import ValidationError
 
 from dgsgpt import strict_yaml
+from dgsgpt.architecture import (
+    ModelConfig,
+    MoEConfig,
+    RopeConfig,
+    RopeScalingConfig,
+    WindowConfig,
+    layer_is_moe,
+    layer_windows,
+)
 from dgsgpt.errors import ConfigError
 from dgsgpt.rules import explain, nest_override
 from dgsgpt.schema import (
     SCHEMA_VERSION,
     DataConfig,
-    ModelConfig,
-    MoEConfig,
-    RopeConfig,
-    RopeScalingConfig,
     RunConfig,
     ScheduleConfig,
     TokenizerConfig,
     TrainConfig,
-    WindowConfig,
-    layer_is_moe,
-    layer_windows,
 )
 
 __all__ = [

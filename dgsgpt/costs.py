@@ -16,6 +16,7 @@ from dgsgpt.config import ModelConfig, RunConfig, layer_is_moe, layer_windows
 
 UNKNOWN_VOCAB_SIZE = 128  # characters of a text that has not been read yet
 RUNTIME_BYTES = 512 * 2**20  # torch itself: CUDA context and library workspaces, or the process's own memory
+Windows = tuple[int | None, ...]  # of one layer, as `layer_windows` gives them
 MIN_BLOCK = 64  # as in dgsgpt/model/attention.py, which cannot be imported here: it needs torch
 
 
@@ -74,14 +75,19 @@ def count_flops_per_token(model: ModelConfig, blocks_only: bool = False) -> int:
     """
     C, T = model.n_embd, model.block_size
     total = 0 if blocks_only else 6 * _vocab(model) * C
-    for moe, window in zip(layer_is_moe(model), layer_windows(model), strict=True):
-        total += 6 * (_attention_weights(model) + _mlp_weights(model, moe, active=True)) + 12 * C * min(window or T, T)
+    for moe, windows in zip(layer_is_moe(model), layer_windows(model), strict=True):
+        total += 6 * (_attention_weights(model) + _mlp_weights(model, moe, active=True)) + 12 * C * _seen(windows, T)
     return total
+
+
+def _seen(windows: Windows, T: int) -> int:
+    """Tokens that a head sees at most, the mean over the heads of a layer."""
+    return sum(min(window or T, T) for window in windows) // len(windows)
 
 
 def count_kv_bytes_per_token(model: ModelConfig, size: int) -> int:
     """Bytes of a full context's cache over its tokens, `size` to a number; a sliding layer keeps its window."""
-    seen = sum(min(window or model.block_size, model.block_size) for window in layer_windows(model))
+    seen = sum(_seen(windows, model.block_size) for windows in layer_windows(model))
     return round(2 * model.n_kv_head * model.head_dim * size * seen / model.block_size)
 
 
@@ -132,11 +138,11 @@ def _matrix_params(model: ModelConfig) -> int:
     return blocks + _vocab(model) * model.n_embd
 
 
-def _layer_bytes(model: ModelConfig, window: int | None, moe: bool, B: int, e: int, mode: str) -> _LayerBytes:
+def _layer_bytes(model: ModelConfig, windows: Windows, moe: bool, B: int, e: int, mode: str) -> _LayerBytes:
     N, C = B * model.block_size, model.n_embd
     narrow = model.n_kv_head * model.head_dim
     mlp, products, passing = _moe_bytes(model, e) if moe else _mlp_bytes(model, model.hidden, e)
-    whole = N * (2 * _norm_bytes(model, e) + mlp) + _attention_bytes(model, window, B, e)
+    whole = N * (2 * _norm_bytes(model, e) + mlp) + _attention_bytes(model, windows, B, e)
     whole += N * 2 * e * C if model.dropout else 0
     routing = 12 * model.moe.n_expert_per_token if moe and model.moe else 0  # top-k, which is never recomputed
     if mode == "full":
@@ -155,8 +161,13 @@ def _norm_bytes(model: ModelConfig, e: int) -> int:
     return (4 * C + 8 if model.norm == "layernorm" else 8 * C + 4) + e * C
 
 
-def _attention_bytes(model: ModelConfig, window: int | None, B: int, e: int) -> float:
-    """Bytes kept of a layer's attention: queries, keys, values, result, log-sum-exp; q and k before their norm."""
+def _attention_bytes(model: ModelConfig, windows: Windows, B: int, e: int) -> float:
+    """Bytes kept of a layer's attention, each of `windows` with its share of the heads."""
+    return sum(_branch_bytes(model, window, B, e) for window in windows) / len(windows)
+
+
+def _branch_bytes(model: ModelConfig, window: int | None, B: int, e: int) -> float:
+    """Bytes kept where all heads have one window: q, k, v, result, log-sum-exp; q and k before their norm."""
     C, T, H, narrow = model.n_embd, model.block_size, model.n_head, model.n_kv_head * model.head_dim
     normed = 4 * (2 * (C + narrow) + H + model.n_kv_head) if model.qk_norm else 0
     if window is None or window >= T:

@@ -11,13 +11,24 @@ from dataclasses import dataclass
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticUndefined
 
 from dgsgpt import strict_yaml
 from dgsgpt.errors import ConfigError
 
 Tier = Literal["basic", "advanced", "expert"]
+
+
+class Section(BaseModel):
+    """A group of settings: unchangeable, with no unknown keys, no NaN and no guessed types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def setting(default: Any, help: str, *, tier: Tier = "advanced", unit: str | None = None, **bounds: Any) -> Any:
+    """A field of the schema: its default, one sentence of help, tier, unit and bounds."""
+    return Field(default, description=help, json_schema_extra={"tier": tier, "unit": unit}, **bounds)
 
 
 @dataclass(frozen=True)
@@ -181,7 +192,7 @@ def _message(detail: ErrorDetails, schema: type[BaseModel]) -> tuple[str, str]:
     if kind == "literal_error":
         return path, f"{path}={shown} must be {ctx['expected']}"
     if kind == "string_pattern_mismatch":
-        return path, f"{path}={shown} must be 1 to 64 letters S (sliding) or L (long), e.g. SSSL"
+        return path, f"{path}={shown} must be 1 to 64 letters S (sliding), L (long) or B (both), e.g. SSSL"
     rules = {
         "greater_than_equal": "at least {ge}",
         "greater_than": "greater than {gt}",
@@ -211,6 +222,7 @@ def nearby_divisors(n: int, wanted: int) -> str:
 
 
 __all__ = [
+    "Section",
     "Setting",
     "Tier",
     "differences",
@@ -221,4 +233,5 @@ __all__ = [
     "nearest",
     "nest_override",
     "put",
+    "setting",
 ]

@@ -80,6 +80,7 @@ with grid.cell(column_span=2):
             with st.container(border=True, key="card_pics"):
                 features.architecture(bench.valid, stale=config is None)
         features.features(fields, bench, machine.device)
+        knobs.smaller_choices(fields)
 
 with grid.cell(), st.container(border=True, key="summary", gap="small"):
     summary.name_field(bench, name)

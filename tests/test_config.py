@@ -65,7 +65,7 @@ def test_yaml_round_trip_is_identity(n_head, head_dim, lr, dropout, moe, window)
         ("model.n_layer=2.5", "must be a whole number"),
         ("model.n_layer=0", "must be at least 1"),
         ("model.rope=5", "must be a section"),
-        ("model.window.pattern=XY", "letters S (sliding) or L (long)"),
+        ("model.window.pattern=XY", "letters S (sliding), L (long) or B (both)"),
         ("data.tokenizer.kind=bpf", "must be 'bpe', 'char', 'byte' or 'gpt2'"),
         ("model.vocab_size=100", "smaller than the bpe tokenizer's 4096"),
         ("model.n_layer", "must look like section.key=value"),
@@ -114,8 +114,42 @@ def test_vocabulary_follows_the_tokenizer(kind: str, size: int | None) -> None:
 
 def test_window_pattern_is_tiled_over_the_layers() -> None:
     model = parse_config("", overrides=["model.n_layer=6", "model.window.size=16", "model.window.pattern=SSL"]).model
-    assert layer_windows(model) == [16, 16, None, 16, 16, None]
-    assert layer_windows(build_config({}).model) == [None] * 4
+    assert layer_windows(model) == [(16,), (16,), (None,), (16,), (16,), (None,)]
+    assert layer_windows(build_config({}).model) == [(None,)] * 4
+    both = parse_config("", overrides=["model.n_layer=3", "model.window.size=16", "model.window.pattern=SB"]).model
+    assert layer_windows(both) == [(16,), (16, None), (16,)]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.n_head=1", "model.window.pattern=B"], "model.n_head=1 must be even for layers of kind B"),
+        (
+            ["model.n_embd=192", "model.n_head=6", "model.n_kv_head=3", "model.window.pattern=SB"],
+            "model.n_kv_head=3 must be even, or 1, for layers of kind B in model.window.pattern=SB",
+        ),
+        (
+            ["model.rope.scaling.kind=yarn", "model.rope.scaling.original_block_size=512"],
+            "original_block_size=512 must not exceed model.block_size=256",
+        ),
+        (["model.rope.scaling.beta_fast=0.5"], "beta_slow=1 must be below model.rope.scaling.beta_fast=0.5"),
+        (["model.rope.scaling.low_freq_factor=8"], "low_freq_factor=8 must be below"),
+        (["model.logit_softcap=0"], "model.logit_softcap=0 must be greater than 0"),
+        (["model.norm_eps=0"], "model.norm_eps=0 must be at least 1e-12"),
+        (["model.positions=sinusoid"], "model.positions='sinusoid' must be 'learned' or 'none'"),
+        (["model.moe.balance=loss"], "model.moe.balance='loss' must be 'aux_loss' or 'bias'"),
+    ],
+)
+def test_impossible_combinations_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as e:
+        parse_config("", "f.yaml", overrides)
+    assert message in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_a_layer_of_kind_b_beyond_the_last_layer_asks_nothing() -> None:
+    model = parse_config("", overrides=["model.n_head=1", "model.n_layer=2", "model.window.pattern=SLB"]).model
+    assert layer_windows(model) == [(128,), (None,)]
 
 
 def test_every_nth_layer_holds_experts() -> None:

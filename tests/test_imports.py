@@ -17,6 +17,7 @@ PACKAGE = ROOT / "dgsgpt"
 LAYERS: list[set[str]] = [
     {"errors", "files", "format", "strict_yaml", "threads"},
     {"rules"},
+    {"architecture"},
     {"schema"},
     {"config"},
     {"hardware", "process", "costs", "planner", "profiles"},

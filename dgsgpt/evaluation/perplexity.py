@@ -121,13 +121,14 @@ def _evaluate(
     model: GPT, tokenizer: Tokenizer, ids: npt.NDArray[Any], rules: _Rules, on_batch: OnBatch | None
 ) -> Evaluation:
     _check(model, tokenizer, ids)
+    block_size = min(rules.block_size, len(ids) - 1)  # a window longer than the text would be padding
     total = min(rules.max_tokens or len(ids) - 1, len(ids) - 1)
     nats, tokens, size = 0.0, 0, 0
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            for x, y, count in windows(ids, rules.block_size, rules.max_tokens, batch_size=rules.batch_size):
+            for x, y, count in windows(ids, block_size, rules.max_tokens, batch_size=rules.batch_size):
                 loss = model(x.to(rules.device), y.to(rules.device)).loss
                 nats += float(loss.double()) * count  # a Python float: sums are in 64 bits
                 tokens += count

@@ -1,12 +1,12 @@
 """Keys and values of the tokens already read, so that generation computes each token once.
 
-Buffers are G heads wide and allocated once. A sliding layer keeps only the `window - 1` latest tokens, oldest
-first; in that order no position wraps around, and any number of tokens can follow in one call.
+Buffers are G heads wide and allocated once. Heads with a sliding window keep only its tokens, in a ring: a new token
+takes the place of the one that has just fallen out of sight, and nothing is moved.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,15 +14,7 @@ from torch import Tensor
 from dgsgpt.config import ModelConfig, layer_windows
 
 
-class LayerCache(Protocol):
-    """Keys and values of one layer."""
-
-    def extend(self, k: Tensor, v: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """Append `k`, `v` [B, G, T, D] at position `start`; give all that the T queries may see [B, G, S, D]."""
-        ...
-
-
-class FullLayer:
+class FullBuffer:
     """Every token, in one buffer [B, G, max_tokens, D]."""
 
     def __init__(self, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> None:
@@ -37,34 +29,44 @@ class FullLayer:
         return self.k[:, :, :end].to(k.dtype), self.v[:, :, :end].to(v.dtype)
 
 
-class SlidingLayer:
-    """The latest tokens that a window still sees, in one buffer [B, G, window - 1, D]."""
-
-    def __init__(self, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> None:
-        self.k = torch.zeros(shape, dtype=dtype, device=device)
-        self.v = torch.zeros(shape, dtype=dtype, device=device)
+class RingBuffer(FullBuffer):
+    """The latest tokens that a window sees, in one buffer [B, G, window, D]; position p lies in slot p mod window."""
 
     def extend(self, k: Tensor, v: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """Append `k`, `v` [B, G, T, D] at position `start`; give them after the tokens kept [B, G, kept + T, D]."""
+        """Append `k`, `v` [B, G, T, D] at position `start`; give all that the T queries may see [B, G, S, D].
+
+        Several tokens come after the earlier ones in order, as a mask needs them. A single one sees every slot that
+        is filled, whatever their order, since positions are already in the keys: the buffer is given as it lies.
+        """
         return self._extend(self.k, k, start), self._extend(self.v, v, start)
 
-    def _extend(self, kept: Tensor, new: Tensor, start: int) -> Tensor:
-        held, room = min(start, kept.size(2)), kept.size(2)
-        both = torch.cat((kept[:, :, :held].to(new.dtype), new.detach()), dim=2)
-        stay = min(room, both.size(2))
-        kept[:, :, :stay] = both[:, :, both.size(2) - stay :]
-        return both
+    def _extend(self, ring: Tensor, new: Tensor, start: int) -> Tensor:
+        window, end = ring.size(2), start + new.size(2)
+        if end == start + 1:
+            ring[:, :, start % window] = new[:, :, 0].detach()
+            return ring[:, :, : min(end, window)].to(new.dtype)
+        earlier = _slots(start - min(start, window - 1), start, window, ring.device)
+        seen = torch.cat((ring.index_select(2, earlier).to(new.dtype), new.detach()), dim=2)
+        stay = min(new.size(2), window)
+        latest = new[:, :, new.size(2) - stay :].detach().to(ring.dtype)
+        ring.index_copy_(2, _slots(end - stay, end, window, ring.device), latest)
+        return seen
+
+
+def _slots(begin: int, end: int, window: int, device: torch.device) -> Tensor:
+    """Where positions `begin` to `end - 1` lie in a ring."""
+    return torch.arange(begin, end, device=device) % window
 
 
 class Past(NamedTuple):
-    """One layer's cache and how many tokens it has read."""
+    """What the heads of one window have read, and how many tokens that were."""
 
-    layer: LayerCache
+    buffer: FullBuffer
     start: int
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Append `k`, `v` [B, G, T, D]; give all that their queries may see [B, G, S, D]."""
-        return self.layer.extend(k, v, self.start)
+        return self.buffer.extend(k, v, self.start)
 
 
 class KVCache:
@@ -75,12 +77,17 @@ class KVCache:
     ) -> None:
         self.max_tokens = max_tokens
         self.length = 0
-        self.layers: list[LayerCache] = []
-        for window in layer_windows(config):
-            sliding = window is not None and window - 1 < max_tokens
-            room = window - 1 if sliding and window is not None else max_tokens
-            kind = SlidingLayer if sliding else FullLayer
-            self.layers.append(kind((batch_size, config.n_kv_head, room, config.head_dim), dtype, device))
+        self.layers: list[list[FullBuffer]] = []
+        for windows in layer_windows(config):
+            # A layer of kind B halves its key/value heads between its two windows; a single one serves both.
+            heads = max(1, config.n_kv_head // len(windows))
+            buffers: list[FullBuffer] = []
+            for window in windows:
+                ring = window is not None and window < max_tokens
+                room = window if ring and window is not None else max_tokens
+                shape = (batch_size, heads, room, config.head_dim)
+                buffers.append((RingBuffer if ring else FullBuffer)(shape, dtype, device))
+            self.layers.append(buffers)
 
     def begin(self, new_tokens: int) -> int:
         """The position that the first of `new_tokens` takes; they must fit.
@@ -95,20 +102,24 @@ class KVCache:
             )
         return self.length
 
-    def past(self, layer: int) -> Past:
-        """What block `layer` reads and extends."""
-        return Past(self.layers[layer], self.length)
+    def past(self, layer: int) -> list[Past]:
+        """What block `layer` reads and extends, one for each of its windows."""
+        return [Past(buffer, self.length) for buffer in self.layers[layer]]
 
     def advance(self, new_tokens: int) -> None:
         """Count `new_tokens` as read, once every layer has appended them."""
         self.length += new_tokens
 
+    def select(self, rows: Tensor) -> None:
+        """Go on with these rows [B'] of the batch, in this order and as often as named, as a beam search does."""
+        for buffer in self.buffers():
+            buffer.k, buffer.v = buffer.k.index_select(0, rows), buffer.v.index_select(0, rows)
+
+    def buffers(self) -> list[FullBuffer]:
+        """All buffers, layer by layer."""
+        return [buffer for layer in self.layers for buffer in layer]
+
     @property
     def n_bytes(self) -> int:
         """Bytes of all buffers."""
-        return sum(
-            x.numel() * x.element_size()
-            for layer in self.layers
-            if isinstance(layer, FullLayer | SlidingLayer)
-            for x in (layer.k, layer.v)
-        )
+        return sum(x.numel() * x.element_size() for buffer in self.buffers() for x in (buffer.k, buffer.v))

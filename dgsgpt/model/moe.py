@@ -82,14 +82,64 @@ class Choice(NamedTuple):
     weights: Tensor  # [N, K] what their outputs are multiplied by
 
 
+class PlainSelection(nn.Module):
+    """The experts with the highest probabilities; a loss keeps them equally busy (Fedus et al. 2021, eq. 4)."""
+
+    def __init__(self, moe: MoEConfig) -> None:
+        super().__init__()
+        self.k, self.n_expert, self.weight = moe.n_expert_per_token, moe.n_expert, moe.aux_loss_weight
+
+    def forward(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:
+        """`probabilities` [N, E] -> (those of the chosen experts [N, K], which these are [N, K])."""
+        scores, experts = probabilities.topk(self.k, dim=-1)
+        return scores, experts
+
+    def loss(self, load: Tensor, probabilities: Tensor) -> Tensor:
+        """Weighted balance loss [] of shares `load` [E]; unweighted it is 1 at its best."""
+        return self.weight * self.n_expert * (load * probabilities.mean(0)).sum()
+
+    def balance(self, load: Tensor) -> None:
+        """Nothing to do: the loss has moved the router itself."""
+
+
+class BiasedSelection(nn.Module):
+    """The same choice with a bias for each expert, raised while it gets too few tokens and lowered while too many.
+
+    Loss-free balancing (Wang et al. 2024, arXiv 2408.15664, algorithm 1): the bias only moves the choice, the outputs
+    keep the unbiased probabilities as weights, so no gradient pulls against the language model.
+    """
+
+    bias: Tensor
+
+    def __init__(self, moe: MoEConfig) -> None:
+        super().__init__()
+        self.k, self.rate = moe.n_expert_per_token, moe.bias_update_rate
+        self.register_buffer("bias", torch.zeros(moe.n_expert))
+
+    def forward(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:
+        """`probabilities` [N, E] -> (those of the chosen experts [N, K], which these are [N, K])."""
+        experts = (probabilities + self.bias.float()).topk(self.k, dim=-1).indices
+        return probabilities.gather(-1, experts), experts
+
+    def loss(self, load: Tensor, probabilities: Tensor) -> Tensor:
+        """0: no loss is needed."""
+        return load.new_zeros(())
+
+    @torch.no_grad()
+    def balance(self, load: Tensor) -> None:
+        """One step of the bias against shares `load` [E], once for each optimizer step."""
+        self.bias += self.rate * (load.mean() - load).sign()
+
+
 class MoE(nn.Module):
     """Routed experts in place of the dense network (Shazeer et al. 2017; Fedus et al. 2021)."""
 
     def __init__(self, config: ModelConfig, moe: MoEConfig) -> None:
         super().__init__()
         self.n_expert, self.k = moe.n_expert, moe.n_expert_per_token
-        self.balance_weight, self.z_weight = moe.aux_loss_weight, moe.z_loss_weight
+        self.z_weight = moe.z_loss_weight
         self.router = nn.Linear(config.n_embd, moe.n_expert, bias=False)
+        self.selection = BiasedSelection(moe) if moe.balance == "bias" else PlainSelection(moe)
         kind = GatedExperts if config.mlp in GATED else Experts
         self.experts = kind(config.n_embd, config.expert_hidden, moe.n_expert, config.mlp)
         # With one expert a token, renormalised weights are all 1 and the loss gives the router no gradient.
@@ -100,12 +150,15 @@ class MoE(nn.Module):
         rows = x.flatten(0, -2)
         logits = self._score(rows)
         probabilities = logits.softmax(-1)
-        scores, experts = probabilities.topk(self.k, dim=-1)
+        scores, experts = self.selection(probabilities)
         y, load, dropped = self._dispatch(rows, Choice(experts, scores, self.weigh(scores)))
-        # Balance: Fedus et al. 2021, eq. 4, which is 1 at its best. z: Zoph et al. 2022 (ST-MoE), eq. 5.
-        balance = self.n_expert * (load * probabilities.mean(0)).sum()
-        z = logits.logsumexp(-1).square().mean()
-        return y.view_as(x), self.balance_weight * balance + self.z_weight * z, RouterStats(load, dropped)
+        # z: Zoph et al. 2022 (ST-MoE), eq. 5.
+        z = self.z_weight * logits.logsumexp(-1).square().mean()
+        return y.view_as(x), self.selection.loss(load, probabilities) + z, RouterStats(load, dropped)
+
+    def balance(self, load: Tensor) -> None:
+        """After an optimizer step that sent the shares `load` [E] of its tokens to the experts."""
+        self.selection.balance(load)
 
     def _score(self, rows: Tensor) -> Tensor:
         """Router logits [N, E], always in float32: rounding them would change which experts are chosen."""
@@ -177,13 +230,16 @@ def as_scored(scores: Tensor) -> Tensor:
 
 
 class SharedExperts(nn.Module):
-    """An MoE layer beside experts that every token passes (DeepSeekMoE, Dai et al. 2024, eq. 9)."""
+    """An MoE layer beside a network that every token passes: shared experts, a dense residual, or both as one.
 
-    def __init__(self, config: ModelConfig, moe: MoEConfig, routed: MoE) -> None:
+    Shared experts: DeepSeekMoE (Dai et al. 2024, eq. 9). Dense residual: Residual-MoE (Rajbhandari et al. 2022,
+    DeepSpeed-MoE, section 4.1.2).
+    """
+
+    def __init__(self, config: ModelConfig, routed: MoE) -> None:
         super().__init__()
         self.routed = routed
-        # Experts that all tokens pass are one network of their joint width.
-        self.shared = build_mlp(config, moe.n_shared_expert * config.expert_hidden)
+        self.shared = build_mlp(config, config.shared_hidden)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, RouterStats]:
         """`x` [B, T, C] -> ([B, T, C], weighted auxiliary loss [], statistics)."""
@@ -194,4 +250,4 @@ class SharedExperts(nn.Module):
 def build_moe(config: ModelConfig, moe: MoEConfig) -> MoE | SharedExperts:
     """The experts that `model.moe` describes."""
     routed = (MoE if moe.capacity_factor is None else CapacityMoE)(config, moe)
-    return SharedExperts(config, moe, routed) if moe.n_shared_expert else routed
+    return SharedExperts(config, routed) if config.shared_hidden else routed

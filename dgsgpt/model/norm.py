@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from dgsgpt.config import ModelConfig
 
-EPS = 1e-5
-
 
 def compute_dtype(x: Tensor) -> torch.dtype:
     """The dtype a linear layer will use for `x`: autocast's where it is on, else that of `x`.
@@ -23,31 +21,35 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 class RMSNorm(nn.Module):
     """Root-mean-square normalisation over the last dimension (Zhang & Sennrich 2019, eq. 4)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise `x` [..., width]."""
-        y = F.rms_norm(x.float(), self.weight.shape, self.weight.float(), EPS)
+        y = F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps)
         return y.to(compute_dtype(x))
 
 
 class LayerNorm(nn.Module):
     """Layer normalisation over the last dimension (Ba et al. 2016, eq. 4); the bias is optional."""
 
-    def __init__(self, width: int, bias: bool) -> None:
+    def __init__(self, width: int, eps: float, bias: bool) -> None:
         super().__init__()
+        self.eps = eps
         self.weight = nn.Parameter(torch.ones(width))
         self.bias = nn.Parameter(torch.zeros(width)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise `x` [..., width]."""
         bias = None if self.bias is None else self.bias.float()
-        y = F.layer_norm(x.float(), self.weight.shape, self.weight.float(), bias, EPS)
+        y = F.layer_norm(x.float(), self.weight.shape, self.weight.float(), bias, self.eps)
         return y.to(compute_dtype(x))
 
 
 def build_norm(config: ModelConfig) -> nn.Module:
     """The normalisation of the residual stream that `model.norm` names."""
-    return RMSNorm(config.n_embd) if config.norm == "rmsnorm" else LayerNorm(config.n_embd, config.bias)
+    if config.norm == "rmsnorm":
+        return RMSNorm(config.n_embd, config.norm_eps)
+    return LayerNorm(config.n_embd, config.norm_eps, config.bias)

@@ -1,17 +1,108 @@
-"""Where a token stands: rotary positions, or a learned embedding for each position.
+"""Where a token stands: rotary positions, a learned embedding for each position, or nothing at all.
 
-Both kinds have the same two methods, so the network holds one of them and never asks which:
+Every kind has the same two methods, so the network holds one of them and never asks which:
 `embed` adds to the token embedding, `rotation` gives what turns queries and keys.
+
+Context extension slows rotations down. Each pair of channels keeps its speed, turns `factor` times slower, or
+something between; the kinds of `rope.scaling` differ in that share alone. Frequencies and attention factor equal
+those of transformers' `ROPE_INIT_FUNCTIONS`.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from functools import partial
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgsgpt.config import ModelConfig, RopeConfig
+from dgsgpt.config import ModelConfig, RopeConfig, RopeScalingConfig
 
 Rotation = tuple[Tensor, Tensor] | None
+
+# Of the frequencies [D/2] before stretching, in which share (0 to 1) each is slowed down.
+Share = Callable[[Tensor], Tensor]
+
+
+def frequencies(rope: RopeConfig, head_dim: int, block_size: int) -> Callable[[torch.device | str], Tensor]:
+    """What gives, on a device, how far each pair of channels turns per token: [D/2] float32, in radians.
+
+    All choices are made here; what is returned only computes. `block_size` is the stretched context: where
+    `original_block_size` is null, the context before stretching is `round(block_size / factor)` tokens.
+    """
+    scaling = rope.scaling or RopeScalingConfig()  # by default a factor of one, which changes nothing
+    original = scaling.original_block_size or max(1, round(block_size / scaling.factor))
+    share = SHARES[scaling.kind](scaling, rope.theta, head_dim, original)
+    return partial(_frequencies, rope.theta, head_dim, scaling.factor, share)
+
+
+def _frequencies(theta: float, head_dim: int, factor: float, share: Share, device: torch.device | str) -> Tensor:
+    pairs = torch.arange(0, head_dim, 2, device=device, dtype=torch.float32)
+    unstretched = theta ** (-pairs / head_dim)
+    slowed = share(unstretched)
+    return unstretched * (1.0 - slowed + slowed / factor)
+
+
+def attention_factor(rope: RopeConfig) -> float:
+    """What multiplies queries and keys alike: for yarn `0.1 ln(factor) + 1` (eq. 22) unless given, else 1.
+
+    The logits so grow by its square, the paper's `1 / t`.
+    """
+    scaling = rope.scaling
+    if scaling is None or scaling.kind != "yarn":
+        return 1.0
+    return scaling.attention_factor or 0.1 * math.log(scaling.factor) + 1.0
+
+
+def linear_share(scaling: RopeScalingConfig, theta: float, head_dim: int, original: int) -> Share:
+    """All of every pair, which is to divide positions by the factor (Chen et al. 2023, eq. 4)."""
+    return torch.ones_like
+
+
+def yarn_share(scaling: RopeScalingConfig, theta: float, head_dim: int, original: int) -> Share:
+    """NTK-by-parts (Peng et al. 2023, arXiv 2309.00071, section 3.2), as the authors' code has it.
+
+    The share rises over the index of the pair, from the one that turns `beta_fast` times within `original` tokens
+    to the one that turns `beta_slow` times. Both indices are rounded outwards to whole ones, which transformers
+    calls `truncate=True`, its default; checkpoints trained with `truncate=False` differ in the pairs between.
+    """
+
+    def pair(turns: float) -> float:
+        return head_dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    low = max(math.floor(pair(scaling.beta_fast)), 0)
+    high = min(math.ceil(pair(scaling.beta_slow)), head_dim - 1)
+    # Where both bounds fall on one pair the ramp is a step.
+    return partial(_ramp_over_pairs, low=low, width=high - low or 0.001)
+
+
+def _ramp_over_pairs(unstretched: Tensor, low: int, width: float) -> Tensor:
+    index = torch.arange(len(unstretched), device=unstretched.device, dtype=torch.float32)
+    return ((index - low) / width).clamp(0.0, 1.0)
+
+
+def llama3_share(scaling: RopeScalingConfig, theta: float, head_dim: int, original: int) -> Share:
+    """The scaling of Llama 3.1 (Dubey et al. 2024): published as code, `apply_scaling`, with the weights.
+
+    The share falls with the number of turns within `original` tokens: all at `low_freq_factor` turns or fewer,
+    none at `high_freq_factor` or more.
+    """
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    return partial(_ramp_over_turns, original=original, high=high, width=high - low)
+
+
+def _ramp_over_turns(unstretched: Tensor, original: int, high: float, width: float) -> Tensor:
+    turns = original * unstretched / (2 * math.pi)
+    return ((high - turns) / width).clamp(0.0, 1.0)
+
+
+SHARES: dict[str, Callable[[RopeScalingConfig, float, int, int], Share]] = {
+    "linear": linear_share,
+    "yarn": yarn_share,
+    "llama3": llama3_share,
+}
 
 
 class RotaryPositions(nn.Module):
@@ -20,24 +111,24 @@ class RotaryPositions(nn.Module):
     Angles are computed at each call, in float32: no buffer that `.to(bfloat16)` could blunt or a checkpoint must carry.
     """
 
-    def __init__(self, rope: RopeConfig, head_dim: int) -> None:
+    def __init__(self, rope: RopeConfig, head_dim: int, block_size: int) -> None:
         super().__init__()
-        self.theta = rope.theta
-        self.head_dim = head_dim
-        # Linear scaling (Chen et al. 2023, eq. 4) divides positions, so a longer context fits the trained range.
-        self.stretch = rope.scaling.factor if rope.scaling else 1.0
+        self.frequencies = frequencies(rope, head_dim, block_size)
+        self.attention_factor = attention_factor(rope)
 
-    def embed(self, x: Tensor, start: int) -> Tensor:
+    def embed(self, x: Tensor, start: int, places: Tensor | None = None) -> Tensor:
         """The token embedding [B, T, C], unchanged: rotary positions act in attention."""
         return x
 
     def rotation(self, x: Tensor, start: int) -> Rotation:
-        """Cosines and sines [T, D] of positions `start` to `start + T - 1`, for tokens embedded as `x` [B, T, C]."""
-        pairs = torch.arange(0, self.head_dim, 2, device=x.device, dtype=torch.float32)
-        frequencies = self.theta ** (-pairs / self.head_dim)
-        positions = torch.arange(start, start + x.size(1), device=x.device, dtype=torch.float32) / self.stretch
-        angles = torch.outer(positions, frequencies).repeat(1, 2)
-        return angles.cos(), angles.sin()
+        """Cosines and sines [T, D] of positions `start` to `start + T - 1`, for tokens embedded as `x` [B, T, C].
+
+        Packed documents share them: a score depends only on the distance of query and key, which within a document
+        is the same wherever it begins, so positions need no restart.
+        """
+        positions = torch.arange(start, start + x.size(1), device=x.device, dtype=torch.float32)
+        angles = torch.outer(positions, self.frequencies(x.device)).repeat(1, 2)
+        return angles.cos() * self.attention_factor, angles.sin() * self.attention_factor
 
 
 class LearnedPositions(nn.Module):
@@ -47,29 +138,46 @@ class LearnedPositions(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(block_size, width))
 
-    def embed(self, x: Tensor, start: int) -> Tensor:
+    def embed(self, x: Tensor, start: int, places: Tensor | None = None) -> Tensor:
         """The token embedding `x` [B, T, C] plus the vectors of positions `start` to `start + T - 1`.
+
+        With `places` [B, T] int64, all below `start + T`, token by token those of its position within its document.
 
         Raises:
             ValueError: a position lies past the last one the model has.
         """
+        # By the count of tokens, also with places: to look at these would make the processor wait for a GPU.
         end, last = start + x.size(1), self.weight.size(0)
         if end > last:
             raise ValueError(
                 f"{end} tokens do not fit a model with {last} learned positions; "
                 "shorten the text, or train with model.rope, which has no last position"
             )
-        return x + self.weight[start:end]
+        return x + (self.weight[start:end] if places is None else F.embedding(places, self.weight))
 
     def rotation(self, x: Tensor, start: int) -> Rotation:
         """None: learned positions leave queries and keys as they are."""
         return None
 
 
-def build_positions(config: ModelConfig) -> RotaryPositions | LearnedPositions:
-    """Rotary positions where `model.rope` is on, else learned ones."""
+class NoPositions(nn.Module):
+    """Nothing tells where a token is but causality: each token sees one more than the last (Kazemnejad et al. 2023)."""
+
+    def embed(self, x: Tensor, start: int, places: Tensor | None = None) -> Tensor:
+        """The token embedding [B, T, C], unchanged."""
+        return x
+
+    def rotation(self, x: Tensor, start: int) -> Rotation:
+        """None: queries and keys stay as they are."""
+        return None
+
+
+def build_positions(config: ModelConfig) -> RotaryPositions | LearnedPositions | NoPositions:
+    """Rotary positions where `model.rope` is on, else what `model.positions` names."""
     if config.rope is not None:
-        return RotaryPositions(config.rope, config.head_dim)
+        return RotaryPositions(config.rope, config.head_dim, config.block_size)
+    if config.positions == "none":
+        return NoPositions()
     return LearnedPositions(config.block_size, config.n_embd)
 
 
@@ -83,5 +191,5 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
 
 
 def leave(x: Tensor, rotation: Rotation) -> Tensor:
-    """What takes the place of `rotate` in a model with learned positions."""
+    """What takes the place of `rotate` in a model without rotary positions."""
     return x

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+import torch._dynamo.config as dynamo_config
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
@@ -17,6 +18,7 @@ from dgsgpt.model import GPT, Block
 from dgsgpt.model.moe import Experts, Multiply, grouped_matmul
 
 Mode = Literal["none", "full", "selective"]
+Forward = Callable[..., Any]
 
 # Routing is never recomputed: a score that ties, or a kernel that rounds otherwise, would choose other experts
 # than the forward pass did, and the gradient would be that of another network.
@@ -75,16 +77,26 @@ def _decide(saved: frozenset[Any], context: Any, operator: Any, *args: Any, **kw
 
 
 def compile_blocks(model: GPT) -> str | None:
-    """Compile each block in place with torch.compile; gives None, or in one line why the blocks stay as they are."""
+    """Compile each block's training pass in place; gives None, or in one line why the blocks stay as they are.
+
+    Blocks of one kind share one compilation. Evaluation and generation stay eager: they would have to be compiled
+    once more each, with a cache for every length, and earn nothing back.
+    """
     reason = _compiler_problem(next(model.parameters()).device)
     if reason is None:
         eager = torch.compiler.disable(grouped_matmul)
         for module in model.blocks.modules():
             if isinstance(module, Experts) and module.multiply is grouped_matmul:
                 module.multiply = partial(_grouped_matmul_compiled, eager)
+        dynamo_config.recompile_limit = max(dynamo_config.recompile_limit, len(model.blocks))  # as many kinds at most
         for block in model.blocks:
-            block.compile()
+            assert isinstance(block, Block)
+            block.forward = partial(_compiled_in_training, block, block.forward, torch.compile(block.forward))  # type: ignore[method-assign]
     return reason
+
+
+def _compiled_in_training(block: Block, eager: Forward, compiled: Forward, *inputs: Any) -> Any:
+    return (compiled if block.training and torch.is_grad_enabled() else eager)(*inputs)
 
 
 def _grouped_matmul_compiled(eager: Multiply, x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:

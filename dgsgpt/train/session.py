@@ -21,6 +21,8 @@ from dgsgpt.errors import DgsgptError, RunError
 from dgsgpt.evaluation import Evaluation, evaluate
 from dgsgpt.generation import generate
 from dgsgpt.model import GPT
+from dgsgpt.model.fast_attention import use_fast_windows
+from dgsgpt.model.norm import compute_dtype
 from dgsgpt.planner import plan
 from dgsgpt.runs import Run
 from dgsgpt.train.describe import checkpoint_metadata, peak_bytes, record_data
@@ -111,6 +113,7 @@ class Session:
         self.plan = plan(self.config, self.device.type)
         self.optimizer = build_optimizer(self.model, train)
         self._resume()
+        self._choose_attention()
         apply_gradient_checkpointing(self.model, train.gradient_checkpointing)
         if train.compile == "on":
             compile_blocks(self.model)
@@ -124,6 +127,17 @@ class Session:
         self.stepper = Stepper(self.model, self.optimizer, batches, train, self.device)
         gc.collect()
         gc.freeze()  # what lives until the end need not be walked by every collection
+
+    def _choose_attention(self) -> None:
+        """Give sliding layers the fastest kernel that agrees with the reference here, and say which it is."""
+        if self.config.model.window is None:
+            return
+        with autocast(self.device, self.config.train.precision)():
+            dtype = compute_dtype(torch.empty(0, device=self.device))
+        choice = use_fast_windows(self.model, self.device, dtype)
+        why = "".join(f"; not {name}: {reason}" for name, reason in choice.passed_over.items())
+        self.reporter.event("attention", self.step, window_backend=choice.backend.name, passed_over=choice.passed_over)
+        print(f"sliding windows: {choice.backend.name} attention{why}", flush=True)
 
     def _resume(self) -> None:
         """Go on from the newest checkpoint whose hashes hold; without one, from the start."""

@@ -12,11 +12,12 @@ import torch
 
 from dgsgpt.config import TrainConfig
 from dgsgpt.errors import RunError
+from dgsgpt.model import RouterStats
 from dgsgpt.train.schedule import learning_rate
 
 if TYPE_CHECKING:
     from dgsgpt.data.loader import Batches
-    from dgsgpt.model import GPT, Output
+    from dgsgpt.model import GPT
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Stepper:
         lr = learning_rate(index, self.train)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        loss, outputs = self._accumulate(index)
+        loss, router = self._accumulate(index)
         norm = self._clip()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             what = "loss" if not math.isfinite(loss) else "gradient norm"
@@ -79,12 +80,14 @@ class Stepper:
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return StepResult(loss, lr, norm, router_figures(outputs))
+        self.model.balance_experts(router)
+        return StepResult(loss, lr, norm, router_figures(router))
 
-    def _accumulate(self, index: int) -> tuple[float, Output]:
+    def _accumulate(self, index: int) -> tuple[float, list[RouterStats]]:
         """Forward and backward of all micro-batches; gradients end up as those of one large batch."""
         n = self.train.grad_accum_steps
         total = torch.zeros((), device=self.device)
+        routers: list[list[RouterStats]] = []
         for micro in range(n):
             x, y = (t.to(self.device, non_blocking=True) for t in self.batches.get(index * n + micro))
             with self._autocast():
@@ -92,18 +95,24 @@ class Stepper:
             # Every micro-batch holds equally many tokens, so the mean of means is the mean.
             ((out.loss + out.aux_loss) / n).backward()
             total += out.loss.detach() / n
-        return float(total), out
+            routers.append(out.router or [])
+        return float(total), [average(layers) for layers in zip(*routers, strict=True)]
 
     def _clip(self) -> float:
         limit = math.inf if self.train.grad_clip is None else self.train.grad_clip
         return float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
 
 
-def router_figures(out: Output) -> dict[str, float]:
-    """What the mixture-of-experts layers did in the last micro-batch: largest load of an expert and share dropped."""
-    if not out.router:
+def average(stats: tuple[RouterStats, ...]) -> RouterStats:
+    """What one MoE layer did in all micro-batches of a step; these have equally many tokens."""
+    return RouterStats(*(torch.stack(figures).mean(0) for figures in zip(*stats, strict=True)))
+
+
+def router_figures(router: list[RouterStats]) -> dict[str, float]:
+    """What the mixture-of-experts layers did in a step: largest load of an expert and share dropped."""
+    if not router:
         return {}
     return {
-        "moe/max_load": max(float(stats.load.max()) for stats in out.router),
-        "moe/dropped": sum(float(stats.dropped) for stats in out.router) / len(out.router),
+        "moe/max_load": max(float(stats.load.max()) for stats in router),
+        "moe/dropped": sum(float(stats.dropped) for stats in router) / len(router),
     }

@@ -94,9 +94,12 @@ def switch(section: str, on: bool) -> None:
 
 
 def put_back(path: str) -> None:
-    """Reset one setting to the base."""
+    """Reset one setting to the base; in a section that the base has off, to what the section begins with."""
     bench = opened()
-    bench.change(form.reset(bench.draft, bench.base, path))
+    if form.is_shown(bench.base, path):
+        bench.change(form.reset(bench.draft, bench.base, path))
+    else:
+        bench.change(form.apply(bench.draft, {path: form.origin(bench.draft, bench.base, path)}))
 
 
 def put_all_back() -> None:

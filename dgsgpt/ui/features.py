@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import streamlit as st
 
 from dgsgpt.config import RunConfig, layer_is_moe, layer_windows
 from dgsgpt.format import lr, number
+from dgsgpt.planner import plan
 from dgsgpt.ui import draft, form, pictures, problems
 from dgsgpt.ui import feature_costs as costs
 from dgsgpt.ui.atoms import h, para, text
@@ -18,25 +19,36 @@ from dgsgpt.ui.fields import Form, seed
 from dgsgpt.ui.markup import Html, join, markup
 from dgsgpt.ui.theme import c
 
+_SCALING = "model.rope.scaling"
+_PATTERNS = {
+    "SSSL": "3 local : 1 full",
+    "SL": "alternate",
+    "S": "all local",
+    "SSSSSL": "5 local : 1 full",
+    "B": "both in each layer",
+}
+_MOE_SAVES_TIME_FROM = 1_000_000_000  # parameters
+_MOE_HINT = (
+    "It buys parameters, not time: below about a billion of them expect no saving of wall-clock. "
+    "dgsgpt bench moe measures it here."
+)
+
 
 # ---------------------------------------------------------------- pictures
 def architecture(config: RunConfig, stale: bool = False) -> None:
     """The layers, the attention masks and the learning rate of a config; faint when the draft is no longer it."""
     model, schedule = config.model, config.train.schedule
-    reach = Counter(layer_windows(model))
-    masks = join(
-        pictures.attention_mask(w, model.block_size) for w in sorted(reach, key=lambda w: w or model.block_size + 1)
-    )
-    full, local = reach[None], model.n_layer - reach[None]
-    sees = f"{local} local, {full} full" if local and full else f"{'local' if local else 'full'} in every layer"
+    kinds = sorted(set(layer_windows(model)), key=_by_reach)
+    masks = join(_mask_of_kind(windows, model.block_size, captioned=len(kinds) > 1) for windows in kinds)
+    seen = costs.reach(model)
     sparse = sum(layer_is_moe(model))
-    stack = f"{model.n_layer}: {sees}" if local else f"{model.n_layer}"
+    stack = f"{model.n_layer}: {seen.words()}" if seen.full < model.n_layer else f"{model.n_layer}"
     if model.moe:
         stack += f", {model.moe.n_expert} experts" + (" each" if sparse == model.n_layer else f" in {sparse}")
     warm_up = f"{schedule.kind}, {number(schedule.warmup_steps)} warm-up"
     cells = [
         ("Layers", stack, pictures.layers(model)),
-        ("Attention", sees, markup('<div style="display:flex;gap:14px">{}</div>', masks)),
+        ("Attention", seen.words(), markup('<div style="display:flex;flex-wrap:wrap;gap:8px 14px">{}</div>', masks)),
         ("Learning rate", warm_up, pictures.learning_rate_curve(config.train)),
     ]
     drawn = join(
@@ -57,10 +69,27 @@ def architecture(config: RunConfig, stale: bool = False) -> None:
     )
 
 
+def _by_reach(windows: pictures.Windows) -> tuple[bool, bool]:
+    """Sorts the kinds of layers: local, both, full."""
+    return windows == (None,), None in windows
+
+
+def _mask_of_kind(windows: pictures.Windows, block_size: int, captioned: bool) -> Html:
+    drawn = pictures.attention_mask(windows, block_size)
+    if not captioned:
+        return drawn
+    name = "both" if len(windows) > 1 else "full" if windows[0] is None else "local"
+    caption = '<div style="font-size:11px;line-height:15px;color:{};padding-top:3px">{}</div>'
+    return markup("<div>{}{}</div>", drawn, markup(caption, c("ink3"), name))
+
+
 # ---------------------------------------------------------------- features
 @dataclass(frozen=True)
 class Feature:
-    """A feature's card: its name for its costs, its setting, what it is compared with, picture and fields."""
+    """A feature's card: its name for its costs, its setting, what it is compared with, picture and fields.
+
+    `off_settings` are the fields it has while it is off.
+    """
 
     name: str
     title: str
@@ -68,6 +97,7 @@ class Feature:
     against: str
     picture: Callable[[RunConfig], Html]
     settings: Callable[[Form], None]
+    off_settings: Callable[[Form], None] | None = None
 
 
 def features(f: Form, bench: Workbench, device: str) -> None:
@@ -81,8 +111,9 @@ def features(f: Form, bench: Workbench, device: str) -> None:
                 _switch_and_words(f, feature, pair, shown, device)
             with fields:
                 if pair.on:
-                    with st.container(horizontal=True, gap="small", vertical_alignment="top", wrap=False):
-                        feature.settings(f)
+                    feature.settings(f)
+                elif feature.off_settings:
+                    feature.off_settings(f)
             f.problem(feature.path)
             with image:
                 drawn = feature.picture(shown) if shown else ""
@@ -113,10 +144,19 @@ def _switch_and_words(f: Form, feature: Feature, pair: costs.Variants, shown: Ru
     if not possible:
         cost = "Off because a single head has nothing to share."
     elif cost:
-        cost = f"Against {feature.against}: {cost}"
+        cost = f"Against {_against(f, feature)}: {cost}"
     else:
         cost = "What it costs shows when the settings are valid."
+    if pair.on and feature.name == "moe" and shown and plan(shown, device).params < _MOE_SAVES_TIME_FROM:
+        cost += f" {_MOE_HINT}"
     para(markup("{}{}{}", does, Html("<br>") if does else "", text(cost, "ink3")))
+
+
+def _against(f: Form, feature: Feature) -> str:
+    """What a feature is compared with in this draft."""
+    if feature.name == "rope" and form.get(f.values, "model.positions") == "none":
+        return "no sign of positions but causality"
+    return feature.against
 
 
 def _toggle(feature: str, key: str) -> None:
@@ -131,59 +171,115 @@ def _toggle(feature: str, key: str) -> None:
     bench.change(pair.with_it if on else pair.without)
 
 
+# ---------------------------------------------------------------- their few settings
+def _row() -> Any:
+    """Fields side by side."""
+    return st.container(horizontal=True, gap="small", vertical_alignment="top", wrap=False)
+
+
 def _rope_settings(f: Form) -> None:
-    with st.container():
-        f.ladder("model.rope.theta", [1e4, 1e5, 5e5, 1e6], show=lr)
+    with _row():
+        with st.container():
+            f.ladder("model.rope.theta", [1e4, 1e5, 5e5, 1e6], show=lr)
+        with st.container():
+            _scaling(f)
+        if form.get(f.values, _SCALING) is not None:
+            with st.container():
+                f.ladder(f"{_SCALING}.factor", [1.0, 2.0, 4.0, 8.0, 16.0, 32.0], show=lambda v: f"× {v:g}")
+    for path in f.problems:  # of settings without a field here
+        if path.startswith(f"{_SCALING}."):
+            f.problem(path)
+
+
+def _scaling(f: Form) -> None:
+    """The kind of context scaling, or none: one list for the section and its kind."""
+    kind = f"{_SCALING}.kind"
+    key = seed(_SCALING, form.get(f.values, kind) or "none", "kind")
+    st.selectbox(
+        f.label(kind, "Scaling"),
+        ["none", *form.SETTINGS[kind].choices],
+        format_func=form.name_of,
+        key=key,
+        help=f"{form.SETTINGS[_SCALING].help} {form.SETTINGS[kind].help}",
+        on_change=_write_scaling,
+        args=(key,),
+    )
+
+
+def _write_scaling(key: str) -> None:
+    bench, kind = draft.opened(), st.session_state[key]
+    if kind == "none":
+        draft.switch(_SCALING, False)
+        return
+    on = form.toggle(bench.draft, _SCALING, True, bench.parked.get(_SCALING))
+    bench.change(form.apply(on, {f"{_SCALING}.kind": kind}))
+
+
+def _positions(f: Form) -> None:
+    f.segments("model.positions", "Positions instead")
 
 
 def _gqa_settings(f: Form) -> None:
-    heads = form.get(f.values, "model.n_head")
-    heads = heads if isinstance(heads, int) and heads > 0 else 1
-    with st.container():
-        f.ladder("model.n_kv_head", [d for d in range(1, heads) if heads % d == 0])
+    with _row(), st.container():
+        f.ladder("model.n_kv_head", costs.fewer_kv_heads(f.values))
 
 
 def _window_settings(f: Form) -> None:
     context = form.get(f.values, "model.block_size") or 0
     rungs = [2**i for i in range(4, 17) if 2**i <= context] or [context]
-    patterns = {"SSSL": "3 local : 1 full", "SL": "alternate", "S": "all local", "SSSSSL": "5 local : 1 full"}
-    with st.container():
-        f.ladder("model.window.size", rungs, show=number)
-    with st.container():
-        f.choice("model.window.pattern", list(patterns), show=lambda p: patterns.get(p, p))
+    with _row():
+        with st.container():
+            f.ladder("model.window.size", rungs, show=number)
+        with st.container():
+            f.choice("model.window.pattern", list(_PATTERNS), show=lambda p: _PATTERNS.get(p, p), typed=_letters)
+
+
+def _letters(typed: str) -> str:
+    """A pattern as typed, in capitals; the schema says what is wrong with any other."""
+    return typed.strip().upper()
 
 
 def _moe_settings(f: Form) -> None:
-    with st.container():
-        f.ladder("model.moe.n_expert", [2, 4, 8, 16, 32, 64])
-    with st.container():
-        f.ladder("model.moe.n_expert_per_token", [1, 2, 4, 8])
-    with st.container():
-        factors = [None, 1.0, 1.25, 1.5, 2.0]
-        f.choice("model.moe.capacity_factor", factors, show=lambda v: "dropless" if v is None else f"× {v:g}")
+    factors = [None, 1.0, 1.25, 1.5, 2.0]
+    with _row():
+        with st.container():
+            f.ladder("model.moe.n_expert", [2, 4, 8, 16, 32, 64])
+        with st.container():
+            f.ladder("model.moe.n_expert_per_token", [1, 2, 4, 8])
+        with st.container():
+            f.choice("model.moe.capacity_factor", factors, show=lambda v: "dropless" if v is None else f"× {v:g}")
+    with _row():
+        with st.container():
+            f.segments("model.moe.balance")
+        with st.container():
+            st.space("small")  # in line with the segments, which have their label above
+            f.switch("model.moe.dense_residual")
 
 
 def _checkpointing_settings(f: Form) -> None:
-    with st.container():
+    with _row(), st.container():
         f.choice("train.gradient_checkpointing", ["full", "selective"], label="Recompute")
 
 
+# ---------------------------------------------------------------- their pictures
 def _waves(config: RunConfig) -> Html:
     return pictures.rotary()
 
 
 def _router(config: RunConfig) -> Html:
     moe = config.model.moe
-    return pictures.expert_router(moe.n_expert, moe.n_expert_per_token) if moe else Html("")
+    if moe is None:
+        return Html("")
+    return pictures.expert_router(moe.n_expert, moe.n_expert_per_token, moe.n_shared_expert + moe.dense_residual)
 
 
 def _mask(config: RunConfig) -> Html:
-    window = config.model.window
-    return pictures.attention_mask(window.size if window else None, config.model.block_size, 14, 5)
+    narrowest = min(layer_windows(config.model), key=_by_reach)
+    return pictures.attention_mask(narrowest, config.model.block_size, 14, 5)
 
 
 _FEATURES = (
-    Feature("rope", "Rotary positions (RoPE)", "model.rope", "learned positions", _waves, _rope_settings),
+    Feature("rope", "Rotary positions (RoPE)", "model.rope", "learned positions", _waves, _rope_settings, _positions),
     Feature(
         "gqa", "Grouped-query attention", "model.n_kv_head", "keys and values for every head",
         lambda k: pictures.shared_heads(k.model.n_head, k.model.n_kv_head), _gqa_settings,

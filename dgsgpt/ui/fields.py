@@ -46,6 +46,10 @@ class Form:
             else text or form.label_of(path)
         )
 
+    def idle(self, path: str) -> bool:
+        """Whether a field cannot be set because it changes nothing now; one that is to be mended always can be."""
+        return path not in self.problems and bool(form.why_idle(self.values, path))
+
     # ------------------------------------------------------------ single fields
     def number(self, path: str, label: str = "") -> None:
         """A number with the schema's bounds."""
@@ -63,6 +67,7 @@ class Form:
             key=key,
             help=setting.help,
             placeholder="null" if setting.optional else None,
+            disabled=self.idle(path),
             on_change=_write_number,
             args=(path, key, setting.optional),
         )
@@ -79,13 +84,21 @@ class Form:
             format_func=show,
             key=key,
             help=form.SETTINGS[path].help,
+            disabled=self.idle(path),
             on_change=_write,
             args=(path, key),
         )
         self.problem(path)
 
-    def choice(self, path: str, options: Sequence[Any], label: str = "", show: Callable[[Any], str] = str) -> None:
-        """A list to choose from; the draft's own value is always among them."""
+    def choice(
+        self,
+        path: str,
+        options: Sequence[Any],
+        label: str = "",
+        show: Callable[[Any], str] = form.name_of,
+        typed: Callable[[str], Any] | None = None,
+    ) -> None:
+        """A list to choose from, the draft's own value always among them; `typed` reads what is typed instead."""
         value = form.get(self.values, path)
         key = seed(path, NULL if value is None else value, "choice")
         st.selectbox(
@@ -95,7 +108,27 @@ class Form:
             format_func=lambda o: show(None if o == NULL else o),
             key=key,
             help=form.SETTINGS[path].help,
+            disabled=self.idle(path),
+            accept_new_options=typed is not None,
             on_change=_write_choice,
+            args=(path, key, typed),
+        )
+        self.problem(path)
+
+    def segments(self, path: str, label: str = "") -> None:
+        """The few choices of a setting side by side."""
+        value = form.get(self.values, path)
+        choices = form.SETTINGS[path].choices
+        key = seed(path, value, "seg")
+        st.segmented_control(
+            self.label(path, label),
+            choices if value in choices else (*choices, value),
+            format_func=form.name_of,
+            required=True,
+            key=key,
+            help=form.SETTINGS[path].help,
+            disabled=self.idle(path),
+            on_change=_write,
             args=(path, key),
         )
         self.problem(path)
@@ -104,7 +137,12 @@ class Form:
         """A line of text."""
         key = seed(path, form.get(self.values, path) or "")
         st.text_input(
-            self.label(path, label), key=key, help=form.SETTINGS[path].help, on_change=_write, args=(path, key)
+            self.label(path, label),
+            key=key,
+            help=form.SETTINGS[path].help,
+            disabled=self.idle(path),
+            on_change=_write,
+            args=(path, key),
         )
         self.problem(path)
 
@@ -113,11 +151,20 @@ class Form:
         setting, value = form.SETTINGS[path], form.get(self.values, path)
         key = seed(path, value is not None if setting.section else bool(value))
         write = _write_section if setting.section else _write
-        st.toggle(self.label(path, label), key=key, help=setting.help, on_change=write, args=(path, key))
+        st.toggle(
+            self.label(path, label),
+            key=key,
+            help=setting.help,
+            disabled=self.idle(path),
+            on_change=write,
+            args=(path, key),
+        )
         self.problem(path)
 
     def problem(self, path: str) -> None:
-        """The setting's problem below its field, with its fixes as buttons."""
+        """Below its field: why it cannot be set, or the setting's problem with its fixes as buttons."""
+        if self.idle(path):
+            note(form.why_idle(self.values, path))
         problem = self.problems.get(path)
         if problem is None or path in self.shown:
             return
@@ -137,20 +184,21 @@ class Form:
         else:
             self.text(path)
         note(f"{path} · {facts(setting)}" if facts(setting) else path)
-        if form.differs_within(self.changed, path):
-            was = form.get(self.base, path)
-            shown = (
-                "off"
-                if was is None and setting.section
-                else "on"
-                if setting.section
-                else "null"
-                if was is None
-                else was
-            )
-            st.button(
-                f":blue[Reset to {shown}]", key=f"reset_{path}", type="tertiary", on_click=draft.put_back, args=(path,)
-            )
+        self._way_back(setting)
+
+    def _way_back(self, setting: Setting) -> None:
+        """A button that resets a setting, when there is something to reset."""
+        path, now = setting.path, form.get(self.values, setting.path)
+        was = form.origin(self.values, self.base, path)
+        if not form.differs_within(self.changed, path) or was == now:
+            return
+        if setting.section and was is not None and now is not None:
+            said = "Reset all in it"
+        elif setting.section or setting.type is bool:
+            said = "Reset to off" if was is None or was is False else "Reset to on"
+        else:
+            said = f"Reset to {NULL if was is None else f'{was:g}' if isinstance(was, float) else form.name_of(was)}"
+        st.button(f":blue[{said}]", key=f"reset_{path}", type="tertiary", on_click=draft.put_back, args=(path,))
 
 
 def show_problem(problem: Problem, where: str = "") -> None:
@@ -229,9 +277,9 @@ def _write(path: str, key: str) -> None:
     draft.override({path: st.session_state[key]})
 
 
-def _write_choice(path: str, key: str) -> None:
+def _write_choice(path: str, key: str, typed: Callable[[str], Any] | None) -> None:
     value = st.session_state[key]
-    draft.override({path: None if value == NULL else value})
+    draft.override({path: None if value == NULL else typed(value) if typed else value})
 
 
 def _write_number(path: str, key: str, optional: bool) -> None:

@@ -28,8 +28,21 @@ LABELS = {
     "model.n_embd": "Width",
     "model.n_head": "Heads",
     "model.n_kv_head": "KV heads",
+    "model.bias": "Biases",
+    "model.mlp": "Feed-forward",
+    "model.mlp_hidden": "Feed-forward width",
+    "model.norm_eps": "Norm epsilon",
+    "model.qk_norm": "QK norm",
+    "model.logit_softcap": "Logit softcap",
+    "model.zero_init": "Zero initialisation",
+    "model.x0_shortcut": "Embedding shortcut (x0)",
     "model.rope": "Rotary positions (RoPE)",
     "model.rope.theta": "Base",
+    "model.rope.scaling": "Context scaling",
+    "model.rope.scaling.kind": "Scaling",
+    "model.rope.scaling.original_block_size": "Original context",
+    "model.rope.scaling.low_freq_factor": "Low-frequency factor",
+    "model.rope.scaling.high_freq_factor": "High-frequency factor",
     "model.window": "Sliding window",
     "model.window.size": "Window",
     "model.window.pattern": "Pattern",
@@ -37,6 +50,12 @@ LABELS = {
     "model.moe.n_expert": "Experts",
     "model.moe.n_expert_per_token": "Per token",
     "model.moe.capacity_factor": "Capacity",
+    "model.moe.n_shared_expert": "Shared experts",
+    "model.moe.every": "Every n-th layer",
+    "model.moe.expert_hidden": "Expert width",
+    "model.moe.renormalize": "Renormalise weights",
+    "model.moe.aux_loss_weight": "Balancing loss weight",
+    "model.moe.z_loss_weight": "Router z-loss weight",
     "train.micro_batch_size": "Batch",
     "train.grad_accum_steps": "Accumulation",
     "train.lr": "Learning rate",
@@ -46,8 +65,26 @@ LABELS = {
     "train.gradient_checkpointing": "Gradient checkpointing",
 }
 
+# Values of the schema as the field writes them; any other is shown as it is.
+NAMES = {
+    "rmsnorm": "RMSNorm",
+    "layernorm": "LayerNorm",
+    "gelu": "GELU",
+    "relu": "ReLU",
+    "relu2": "ReLU²",
+    "swiglu": "SwiGLU",
+    "yarn": "YaRN",
+    "llama3": "Llama 3",
+    "aux_loss": "aux loss",
+}
+
 
 # ---------------------------------------------------------------- reading and changing a draft
+def name_of(value: object) -> str:
+    """A value as people write it."""
+    return NAMES.get(str(value), str(value))
+
+
 def label_of(path: str) -> str:
     """The plain name of a setting in forms."""
     return LABELS.get(path) or path.rsplit(".", 1)[-1].replace("_", " ").capitalize()
@@ -110,16 +147,23 @@ def toggle(draft: Draft, section: str, on: bool, parked: Mapping[str, Any] | Non
         return put(draft, section, None)
     if get(draft, section) is not None:
         return draft
-    values = dict(parked) if parked else section_defaults(section)
-    if section == "model.window" and not parked:  # a window as long as the context would limit nothing
+    return put(draft, section, dict(parked) if parked else starting_values(draft, section))
+
+
+def starting_values(draft: Draft, section: str) -> dict[str, Any]:
+    """What a section begins with when it is switched on: its defaults, but for two that would do nothing."""
+    values = section_defaults(section)
+    if section == "model.window":  # a window as long as the context would limit nothing
         values["size"] = max(1, min(values["size"], (get(draft, "model.block_size") or 2) // 2))
-    return put(draft, section, values)
+    if section == "model.rope.scaling":  # factor 1 would stretch nothing
+        values["factor"] = 2.0
+    return values
 
 
-def shared_kv_heads(n_head: int) -> int:
-    """The KV heads that turning grouped-query attention on begins with: about a quarter of the heads."""
-    divisors = [d for d in range(1, n_head) if n_head % d == 0]
-    return min(divisors, key=lambda d: (abs(d - n_head / 4), d), default=1)
+def kinds_of_layers(draft: Draft) -> set[str]:
+    """The letters of the window's pattern that some layer really has; empty while there is no window."""
+    pattern, n_layer = get(draft, "model.window.pattern"), get(draft, "model.n_layer")
+    return set(pattern[:n_layer]) if isinstance(pattern, str) and isinstance(n_layer, int) and n_layer > 0 else set()
 
 
 # ---------------------------------------------------------------- against the base
@@ -182,6 +226,14 @@ def reset(draft: Draft, base: Draft, path: str) -> Draft:
     return put(draft, "model.n_kv_head", get(base, path)) if follows else draft
 
 
+def origin(draft: Draft, base: Draft, path: str) -> Any:
+    """What a setting goes back to: the base's value, or where the base has its section off, what that begins with."""
+    if is_shown(base, path):
+        return get(base, path)
+    section, _, name = path.rpartition(".")
+    return starting_values(draft, section)[name]
+
+
 # ---------------------------------------------------------------- search
 def find_settings(query: str) -> list[Setting]:
     """Settings whose name, path or help has every word of the query."""
@@ -193,6 +245,51 @@ def find_settings(query: str) -> list[Setting]:
     ]
 
 
+# ---------------------------------------------------------------- settings without effect
+_SCALING = "model.rope.scaling."
+# A setting that is read only while another one has one of these values.
+_READ_WHILE: dict[str, tuple[str, tuple[str, ...]]] = {
+    _SCALING + "original_block_size": (_SCALING + "kind", ("yarn", "llama3")),
+    _SCALING + "beta_fast": (_SCALING + "kind", ("yarn",)),
+    _SCALING + "beta_slow": (_SCALING + "kind", ("yarn",)),
+    _SCALING + "attention_factor": (_SCALING + "kind", ("yarn",)),
+    _SCALING + "low_freq_factor": (_SCALING + "kind", ("llama3",)),
+    _SCALING + "high_freq_factor": (_SCALING + "kind", ("llama3",)),
+    "model.moe.bias_update_rate": ("model.moe.balance", ("bias",)),
+    "model.moe.aux_loss_weight": ("model.moe.balance", ("aux_loss",)),
+    "data.tokenizer.vocab_size": ("data.tokenizer.kind", ("bpe",)),
+    "train.schedule.min_lr_ratio": ("train.schedule.kind", ("cosine", "linear")),
+}
+
+
+def off_section(draft: Draft, path: str) -> str | None:
+    """The outermost section around a setting that is off, or None when all are on."""
+    parts = path.split(".")
+    sections = (".".join(parts[:end]) for end in range(1, len(parts)))
+    return next((section for section in sections if get(draft, section) is None), None)
+
+
 def is_shown(draft: Draft, path: str) -> bool:
-    """Whether the sections around a setting are on, so that it has an effect."""
-    return "." not in path or get(draft, path.rsplit(".", 1)[0]) is not None
+    """Whether the sections around a setting are on."""
+    return off_section(draft, path) is None
+
+
+def why_idle(draft: Draft, path: str) -> str:
+    """Why a setting whose section is on changes nothing in this draft, for people; empty when it does."""
+    if path in _READ_WHILE:
+        other, values = _READ_WHILE[path]
+        idle, reason = (
+            get(draft, other) not in values,
+            f"unless {label_of(other)} is {' or '.join(map(name_of, values))}",
+        )
+    elif path == "model.positions":
+        idle, reason = get(draft, "model.rope") is not None, "while rotary positions are on"
+    elif path == "model.moe.renormalize":
+        idle, reason = get(draft, "model.moe.n_expert_per_token") == 1, "with one expert per token"
+    elif path == "model.window.size":
+        idle, reason = kinds_of_layers(draft) == {"L"}, "while every layer is of kind L"
+    elif path in ("train.sample_prompt", "train.sample_tokens"):
+        idle, reason = get(draft, "train.sample_every") == 0, "while Sample every is 0"
+    else:
+        return ""
+    return f"No effect {reason}." if idle else ""

@@ -1,4 +1,4 @@
-"""The first choices of the Configure page: the profile, and the settings that most runs change."""
+"""Choices of the Configure page: the profile, the settings that most runs change, the network's smaller ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dgsgpt.hardware import Hardware
 from dgsgpt.planner import plan, verdict
 from dgsgpt.profiles import PROFILE_NAMES, load_profile
 from dgsgpt.ui import draft, form
-from dgsgpt.ui.atoms import bold, h, tag
+from dgsgpt.ui.atoms import bold, h, head, tag
 from dgsgpt.ui.fields import Form, seed, with_value
 from dgsgpt.ui.markup import Html, join, markup
 from dgsgpt.ui.theme import c
@@ -162,3 +162,23 @@ def knob_notes(f: Form, base_title: str, config: RunConfig | None, train_tokens:
         if f.changed:
             label = f":blue[{f.changes} changed · reset to {base_title}]"
             st.button(label, key="reset_all", type="tertiary", on_click=draft.put_all_back)
+
+
+# ---------------------------------------------------------------- the rest of the network
+def smaller_choices(f: Form) -> None:
+    """Norm, feed-forward network and the switches that cost little, in one card."""
+    caps = [None, 15.0, 30.0, 50.0]
+    with st.container(border=True, key="card_smaller"):
+        head("Smaller choices", note="each is explained behind its ?")
+        with st.grid(4, min_column_width=150, gap="small") as grid:
+            with grid.cell():
+                f.choice("model.norm", form.SETTINGS["model.norm"].choices)
+            with grid.cell():
+                f.choice("model.mlp", form.SETTINGS["model.mlp"].choices)
+            with grid.cell():
+                f.choice("model.logit_softcap", caps, show=lambda v: "none" if v is None else f"± {v:g}")
+            with grid.cell():
+                f.ladder("model.dropout", [0.0, 0.05, 0.1, 0.2, 0.3], show=lambda v: f"{v:g}")
+            for path in ("qk_norm", "value_residual", "x0_shortcut", "zero_init"):
+                with grid.cell():
+                    f.switch(f"model.{path}")

@@ -14,6 +14,7 @@ from dgsgpt.train.schedule import learning_rate
 from dgsgpt.ui.atoms import Html, svg_img
 from dgsgpt.ui.theme import c
 
+Windows = tuple[int | None, ...]  # of one layer, as `layer_windows` gives them
 MAX_LAYERS = 48
 MAX_EXPERTS = 8
 MAX_HEADS = 16
@@ -39,27 +40,35 @@ def _line(x1: float, y1: float, x2: float, y2: float, role: str, width: float = 
 
 
 # ---------------------------------------------------------------- the architecture
-def mask_cells(n: int, window: int | None, block_size: int) -> list[list[str]]:
-    """An n x n attention mask in the proportions of the real one: `seen`, `outside` the window, or `future`."""
-    reach = n if window is None else min(n, max(1, round(n * window / block_size)))
-    return [["future" if k > q else "seen" if q - k < reach else "outside" for k in range(n)] for q in range(n)]
+def mask_cells(n: int, windows: Windows, block_size: int) -> list[list[str]]:
+    """An n x n attention mask in the proportions of the real one.
+
+    Each cell is `future`, `seen` by all heads, `half` (seen by half of them, in a layer of kind B), or `outside`.
+    """
+    reaches = [n if w is None else min(n, max(1, round(n * w / block_size))) for w in windows]
+
+    def look(q: int, k: int) -> str:
+        seen_by = sum(q - k < reach for reach in reaches)
+        return "future" if k > q else "outside" if not seen_by else "seen" if seen_by == len(reaches) else "half"
+
+    return [[look(q, k) for k in range(n)] for q in range(n)]
 
 
-def attention_mask(window: int | None, block_size: int, n: int = 14, cell: float = 5.2) -> Html:
-    """Which tokens (columns) each token (row) sees; the window keeps its share of the context."""
-    looks = {"seen": ("accent", 0.85), "outside": ("accent", 0.16), "future": ("ink3", 0.08)}
-    cells = mask_cells(n, window, block_size)
+def attention_mask(windows: Windows, block_size: int, n: int = 14, cell: float = 5.2) -> Html:
+    """Which tokens (columns) each token (row) sees in a layer; windows keep their share of the context."""
+    looks = {"seen": ("accent", 0.85), "half": ("accent", 0.45), "outside": ("accent", 0.16), "future": ("ink3", 0.08)}
     shapes = [
         _rect(k * cell, q * cell, cell - 1, cell - 1, *looks[what], r=1)
-        for q, row in enumerate(cells)
+        for q, row in enumerate(mask_cells(n, windows, block_size))
         for k, what in enumerate(row)
     ]
-    seen = "every earlier token" if window is None else f"the last {window} of {block_size} tokens"
-    return _svg(math.ceil(n * cell), math.ceil(n * cell), shapes, f"attention sees {seen}")
+    seen = ["every earlier token" if w is None else f"the last {w} of {block_size} tokens" for w in windows]
+    words = seen[0] if len(seen) == 1 else f"{seen[0]} in half of the heads, {seen[1]} in the others"
+    return _svg(math.ceil(n * cell), math.ceil(n * cell), shapes, f"attention sees {words}")
 
 
 def layers(model: ModelConfig, width: float = 268) -> Html:
-    """Layers left to right: attention on top (full layers dark, sliding ones pale), the network below."""
+    """Layers left to right: attention on top (windows pale, full dark, one above the other for both), network below."""
     count = min(model.n_layer, MAX_LAYERS)
     step = width / max(count, 4)
     gap = 4 if count <= 16 else 1.5
@@ -67,16 +76,26 @@ def layers(model: ModelConfig, width: float = 268) -> Html:
     windows, sparse = layer_windows(model), layer_is_moe(model)
     for i in range(count):
         x, w = i * step, step - gap
-        shapes.append(_rect(x, 1, w, 24, "accent", 0.9 if windows[i] is None else 0.4, 2.5))
+        shapes += _attention_of_layer(windows[i], x, w)
         shapes += _experts_of_layer(model, x, w) if sparse[i] else [_rect(x, 30, w, 42, "ink3", 0.45, 2.5)]
     return _svg(width, 74, shapes, f"{model.n_layer} layers")
+
+
+def _attention_of_layer(windows: Windows, x: float, w: float) -> list[str]:
+    """One box, or one for each half of the heads."""
+    height = 25 / len(windows)
+    return [
+        _rect(x, 1 + i * height, w, height - 1, "accent", 0.9 if window is None else 0.4, 2.5)
+        for i, window in enumerate(windows)
+    ]
 
 
 def _experts_of_layer(model: ModelConfig, x: float, w: float) -> list[str]:
     moe = model.moe
     assert moe is not None
     shown, rows = min(moe.n_expert, MAX_EXPERTS), -(-min(moe.n_expert, MAX_EXPERTS) // 2)
-    height = 44 / rows
+    height = (34 if moe.dense_residual else 44) / rows
+    dense = [_rect(x, 64, w, 8, "ink3", 0.75)] if moe.dense_residual else []  # every token passes it
     # Spread over the box, as a router would: a picture of k of E, not of a particular choice.
     used = chosen_experts(shown, moe.n_expert_per_token)
     return [
@@ -89,7 +108,7 @@ def _experts_of_layer(model: ModelConfig, x: float, w: float) -> list[str]:
             0.75 if e in used else 0.3,
         )
         for e in range(shown)
-    ]
+    ] + dense
 
 
 def chosen_experts(n_expert: int, per_token: int) -> set[int]:
@@ -149,17 +168,20 @@ def shared_heads(n_head: int, n_kv_head: int) -> Html:
     return _svg(width, 74, shapes, f"{n_head} query heads share {n_kv_head} key/value heads")
 
 
-def expert_router(n_expert: int, per_token: int) -> Html:
-    """A token, sent by the router to a few of the experts."""
-    shown = min(n_expert, 16)
-    step = 118.4 / shown
+def expert_router(n_expert: int, per_token: int, always: int = 0) -> Html:
+    """A token, sent by the router to a few of the experts; the `always` networks that it passes anyhow stand left."""
+    shown, beside = min(n_expert, 16), min(always, 4)
+    step = 118.4 / (shown + beside + (0.5 if beside else 0))
     used = chosen_experts(shown, per_token)
+    places = [(2 + i * step, True) for i in range(beside)]
+    start = 2 + (beside + 0.5) * step if beside else 2
+    places += [(start + e * step, e in used) for e in range(shown)]
     shapes = [f'<circle cx="60" cy="10" r="5" fill="{c("ink3")}"/>']
-    for e in range(shown):
-        x, on = 2 + e * step, e in used
+    for x, on in places:
         shapes.append(_line(60, 14, x + step * 0.4, 46, "accent" if on else "line", 1.8 if on else 1))
         shapes.append(_rect(x, 45, step * 0.8, 20, "accent" if on else "ink3", 0.85 if on else 0.22, 2))
-    return _svg(121, 70, shapes, f"{per_token} of {n_expert} experts work on a token")
+    words = f"{per_token} of {n_expert} experts work on a token"
+    return _svg(121, 70, shapes, f"{words}, beside {always} that always do" if always else words)
 
 
 def kept_activations(n_layer: int, mode: str) -> Html:

@@ -10,13 +10,14 @@ import numpy as np
 import streamlit as st
 
 from dgsgpt import format as fmt
-from dgsgpt.config import RunConfig, layer_windows
+from dgsgpt.config import RunConfig
 from dgsgpt.hardware import Hardware
 from dgsgpt.launch import resume_run, stop_run
 from dgsgpt.metrics import decimate, ema
 from dgsgpt.runs import Run, Status
 from dgsgpt.ui import atoms, state
 from dgsgpt.ui.atoms import Html, bold, join, markup, text
+from dgsgpt.ui.feature_costs import reach
 from dgsgpt.ui.loss_chart import default_smoothing
 from dgsgpt.ui.theme import c, run_color
 
@@ -30,8 +31,9 @@ def words(config: RunConfig | None) -> str:
     parts = [f"{m.n_layer} layers × {m.n_embd}"]
     if m.n_kv_head < m.n_head:
         parts.append(fmt.plural(m.n_kv_head, "KV head"))
-    if any(layer_windows(m)) and m.window:
-        parts.append(f"window {m.window.size}")
+    seen = reach(m)
+    if m.window and seen.full < m.n_layer:
+        parts.append(f"window {m.window.size}" if seen.local else f"window {m.window.size} in half of the heads")
     if m.moe:
         parts.append(f"{m.moe.n_expert} experts, top-{m.moe.n_expert_per_token}")
     return ", ".join(parts)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dgsgpt.model.attention import attend_all, attend_window
+from dgsgpt.model.attention import Surroundings, attend_all, attend_window
 from tests.memory import LiveBytes
 from tests.model.tiny import random_tokens, tiny_model
 
@@ -45,7 +45,7 @@ def test_window_attention_equals_brute_force(
     T: int, before: int, window: int, heads: tuple[int, int], seed: int
 ) -> None:
     q, k, v = tensors(T, T + before, *heads, seed)
-    torch.testing.assert_close(attend_window(q, k, v, window), brute_force(q, k, v, window))
+    torch.testing.assert_close(attend_window(q, k, v, window=window), brute_force(q, k, v, window))
 
 
 @given(T=st.integers(1, 40), before=st.integers(0, 40), heads=st.sampled_from([(1, 1), (4, 2), (3, 3)]))
@@ -59,7 +59,7 @@ def test_full_attention_equals_brute_force(T: int, before: int, heads: tuple[int
 def test_window_attention_has_the_gradients_of_brute_force(T: int, window: int) -> None:
     inputs = [x.requires_grad_() for x in tensors(T, T, 4, 2, seed=2)]
     weights = torch.randn(2, 4, T, 4, dtype=torch.float64)
-    ours = torch.autograd.grad((attend_window(*inputs, window) * weights).sum(), inputs)
+    ours = torch.autograd.grad((attend_window(*inputs, window=window) * weights).sum(), inputs)
     theirs = torch.autograd.grad((brute_force(*inputs, window) * weights).sum(), inputs)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b)
@@ -114,3 +114,30 @@ def test_stacked_windows_reach_layers_times_their_size_and_no_further() -> None:
     reach = 1 + 3 * (5 - 1)  # three layers, each four tokens back
     assert differs[:reach].all()
     assert not differs[reach:].any()
+
+
+# ---------------------------------------------------------------- both at once
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_a_layer_of_kind_b_gives_half_of_its_heads_the_window(kv_heads: int) -> None:
+    model = tiny_model(n_layer=1, n_kv_head=kv_heads, rope=None, window={"size": 5, "pattern": "B"}).eval()
+    attn = model.blocks[0].attn
+    x = torch.randn(2, 48, 32, generator=torch.Generator().manual_seed(0))
+    q, k, v = (y.unflatten(-1, (-1, 8)).transpose(1, 2) for y in (attn.q(x), attn.k(x), attn.v(x)))
+    k, v = (y.repeat_interleave(4 // kv_heads, dim=1) for y in (k, v))
+    local = brute_force(q[:, :2], k[:, :2], v[:, :2], 5)
+    full = brute_force(q[:, 2:], k[:, 2:], v[:, 2:], 48)
+    expected = attn.out(torch.cat((local, full), dim=1).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(attn(x, Surroundings(), None)[0], expected, atol=1e-5, rtol=1e-5)
+
+
+@given(pattern=st.text("SLB", min_size=1, max_size=4), changed=st.integers(0, 47), seed=st.integers(0, 9))
+@settings(max_examples=25, deadline=None)
+def test_changing_a_token_changes_no_logits_before_it(pattern: str, changed: int, seed: int) -> None:
+    model = tiny_model(seed, window={"size": 6, "pattern": pattern}, value_residual=True, x0_shortcut=True).eval()
+    tokens = random_tokens(seed=seed)
+    other = tokens.clone()
+    other[:, changed] = (other[:, changed] + 1) % 61
+    with torch.no_grad():
+        a, b = model(tokens).logits, model(other).logits
+    torch.testing.assert_close(a[:, :changed], b[:, :changed], atol=1e-6, rtol=1e-6)
+    assert not torch.allclose(a[:, changed], b[:, changed], atol=1e-4)

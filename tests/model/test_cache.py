@@ -53,7 +53,7 @@ def test_a_sliding_layer_keeps_only_its_window() -> None:
     sliding = tiny_model(window={"size": 8, "pattern": "SSL"}).make_cache(2, 1000)
     one_layer = 2 * 2 * 2 * 1000 * 8 * 4  # k and v, rows, heads, tokens, width, bytes
     assert full.n_bytes == 3 * one_layer
-    assert sliding.n_bytes == one_layer + 2 * one_layer * 7 // 1000
+    assert sliding.n_bytes == one_layer + 2 * one_layer * 8 // 1000
 
 
 def test_a_full_cache_says_so() -> None:
@@ -78,3 +78,28 @@ def test_a_half_precision_cache_comes_close() -> None:
     with torch.no_grad():
         parts = [model(part, cache=cache).logits for part in tokens.split(5, dim=1)]
         torch.testing.assert_close(torch.cat(parts, 1), model(tokens).logits, atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize("name", ["gqa", "window", "both", "both_mqa"])
+def test_selected_rows_go_on_as_if_they_had_been_read_so(name: str) -> None:
+    model, tokens = MODELS[name], random_tokens(batch=3)
+    rows = torch.tensor([2, 0, 2, 2])
+    cache = model.make_cache(3, 48)
+    with torch.no_grad():
+        model(tokens[:, :30], cache=cache)
+        cache.select(rows)
+        actual = torch.cat([model(tokens[rows, i : i + 1], cache=cache).logits for i in range(30, 48)], dim=1)
+        expected = model(tokens[rows]).logits[:, 30:]
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_ring_is_never_moved_or_made_anew() -> None:
+    model = tiny_model(window={"size": 8, "pattern": "S"}).eval()
+    cache = model.make_cache(2, 10_000)
+    places = [x.data_ptr() for buffer in cache.buffers() for x in (buffer.k, buffer.v)]
+    size = cache.n_bytes
+    with torch.no_grad():
+        for _ in range(30):
+            model(random_tokens(length=1), cache=cache)
+    assert [x.data_ptr() for buffer in cache.buffers() for x in (buffer.k, buffer.v)] == places
+    assert cache.n_bytes == size == 3 * 2 * 2 * 2 * 8 * 8 * 4

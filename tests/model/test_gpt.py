@@ -7,9 +7,22 @@ import torch.nn.functional as F
 
 from dgsgpt.errors import ConfigError
 from dgsgpt.model import GPT
+from dgsgpt.model.attention import Surroundings
+from dgsgpt.model.shortcuts import OwnOnly
 from tests.model.tiny import VARIANTS, random_tokens, tiny_config, tiny_model
 
 each_variant = pytest.mark.parametrize("name", VARIANTS)
+
+
+class Given(torch.nn.Module):
+    """A layer whose result is fixed."""
+
+    def __init__(self, result: torch.Tensor) -> None:
+        super().__init__()
+        self.result = result
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.result
 
 
 @each_variant
@@ -159,3 +172,54 @@ def test_a_copy_of_a_model_is_independent() -> None:
     with torch.no_grad():
         model.embed.weight.zero_()
     assert torch.equal(twin(tokens).logits, before)
+
+
+def test_zero_init_starts_every_block_as_the_identity() -> None:
+    torch.manual_seed(0)
+    model = GPT(tiny_config(zero_init=True, moe={"n_expert": 4, "every": 2, "n_shared_expert": 1}))
+    tokens = random_tokens()
+    expected = F.linear(model.norm(model.embed(tokens)), model.embed.weight)
+    torch.testing.assert_close(model(tokens).logits, expected)
+    model(tokens, tokens).loss.backward()
+    assert all(block.attn.out.weight.grad.abs().max() > 0 for block in model.blocks)  # it can leave the identity
+
+
+def test_shortcuts_mix_in_what_the_first_layer_saw() -> None:
+    model = tiny_model(value_residual=True, x0_shortcut=True).eval()
+    tokens = random_tokens()
+    first = x = model.embed(tokens)
+    around = Surroundings(model.positions.rotation(x, 0))
+    values = None
+    with torch.no_grad():
+        for i, block in enumerate(model.blocks):
+            plain = copy.deepcopy(block)
+            plain.stream_mix, plain.attn.value_mix = OwnOnly(), OwnOnly()
+            if i > 0:
+                a, b = block.stream_mix.weight
+                x = a * x + b * first
+                c, d = block.attn.value_mix.weight
+                own = block.attn.v(block.norm1(x))
+                plain.attn.v = Given(c * own + d * values)
+            else:
+                values = block.attn.v(block.norm1(x))
+            x = plain(x, around).x
+        expected = F.linear(model.norm(x), model.embed.weight)
+        torch.testing.assert_close(model(tokens).logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_shortcuts_start_as_documented() -> None:
+    model = GPT(tiny_config(value_residual=True, x0_shortcut=True))
+    shares = {n: p.tolist() for n, p in model.named_parameters() if "mix" in n}
+    assert shares == {
+        f"blocks.{i}.{name}.weight": start
+        for i in (1, 2)
+        for name, start in {"stream_mix": [1.0, 0.0], "attn.value_mix": [0.5, 0.5]}.items()
+    }
+
+
+def test_logits_stay_within_the_cap() -> None:
+    model = tiny_model(logit_softcap=0.5).eval()
+    free = tiny_model().eval()
+    tokens = random_tokens()
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens).logits, 0.5 * torch.tanh(free(tokens).logits / 0.5))

@@ -154,3 +154,60 @@ def test_router_statistics_are_detached_shares() -> None:
         assert not stats.load.requires_grad
         assert not stats.dropped.requires_grad
         assert 0.5 <= stats.dropped < 1
+
+
+# ---------------------------------------------------------------- laws
+@pytest.mark.parametrize("mlp", ["swiglu", "gelu"])
+@pytest.mark.parametrize("capacity_factor", [None, 1.0])
+def test_one_expert_is_the_dense_network(mlp: str, capacity_factor: float | None) -> None:
+    moe = layer(mlp=mlp, n_expert=1, n_expert_per_token=1, capacity_factor=capacity_factor)
+    torch.testing.assert_close(moe(inputs())[0], expert(moe, 0, inputs()), atol=1e-5, rtol=1e-5)
+
+
+@given(k=st.integers(1, 4), seed=st.integers(0, 99), rows=st.sampled_from([2, 10, 40]))
+@settings(max_examples=25, deadline=None)
+def test_dropless_equals_capacity_without_limit(k: int, seed: int, rows: int) -> None:
+    dropless = layer(seed, n_expert_per_token=k)
+    limited = layer(seed, n_expert_per_token=k, capacity_factor=64.0)
+    x = inputs(rows, seed)
+    a, b = dropless(x), limited(x)
+    torch.testing.assert_close(a[0], b[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(a[1], b[1])
+    assert float(b[2].dropped) == 0.0
+
+
+# ---------------------------------------------------------------- balance by bias
+def test_a_bias_moves_the_choice_but_not_the_weights() -> None:
+    moe = layer(balance="bias", n_expert_per_token=1, renormalize=False)
+    moe.selection.bias.copy_(torch.tensor([0.0, 0.0, 9.0, 0.0]))
+    y, _, stats = moe(inputs())
+    assert stats.load.tolist() == [0.0, 0.0, 1.0, 0.0]
+    scores = (inputs() @ moe.router.weight.T).softmax(-1)[..., 2:3]
+    torch.testing.assert_close(y, scores * expert(moe, 2, inputs()), atol=1e-4, rtol=1e-4)
+
+
+def test_the_bias_follows_the_papers_rule() -> None:
+    moe = layer(balance="bias", bias_update_rate=0.01)
+    moe.balance(torch.tensor([0.4, 0.25, 0.25, 0.1]))
+    torch.testing.assert_close(moe.selection.bias, torch.tensor([-0.01, 0.0, 0.0, 0.01]))
+
+
+def test_a_bias_evens_the_load_out_and_needs_no_loss() -> None:
+    moe = layer(balance="bias", bias_update_rate=0.01, z_loss_weight=0.0)
+    x = inputs(2000) + 1.0
+    first = moe(x)[2].load
+    assert float(moe(x)[1]) == 0.0
+    for _ in range(200):
+        moe.balance(moe(x)[2].load)
+    last = moe(x)[2].load
+    assert first.max() > 0.35
+    assert last.max() < 0.27
+    assert list(dict(moe.named_buffers())) == ["selection.bias"]  # a checkpoint carries it
+
+
+def test_a_dense_residual_is_a_network_beside_the_experts() -> None:
+    with_dense = layer(dense_residual=True, n_shared_expert=2, expert_hidden=16)
+    assert with_dense.shared.up.out_features == 2 * 16 + tiny_config().hidden
+    x = inputs()
+    y, _, _ = with_dense(x)
+    torch.testing.assert_close(y, with_dense.routed(x)[0] + with_dense.shared(x)[0])

@@ -1,7 +1,11 @@
 """Logits against transformers' models, which share no code with ours."""
 
+from typing import Any
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import (
     GPT2Config,
@@ -12,10 +16,14 @@ from transformers import (
     MistralForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from dgsgpt.config import ModelConfig
+from dgsgpt.config import ModelConfig, RopeConfig
 from dgsgpt.model import GPT
+from dgsgpt.model.rope import RotaryPositions
 
 SIZES = {
     "vocab_size": 71,
@@ -45,7 +53,7 @@ OURS = {
 
 
 def load_llama_like(model: GPT, theirs: nn.Module) -> GPT:
-    """Copy the weights of a Llama, Mistral or Mixtral; every one of ours must be given."""
+    """Copy the weights of a Llama, Mistral, Mixtral or Qwen3; every one of ours must be given."""
     source = dict(theirs.state_dict())
     renamed: dict[str, Tensor] = {
         "embed.weight": source["model.embed_tokens.weight"],
@@ -58,6 +66,8 @@ def load_llama_like(model: GPT, theirs: nn.Module) -> GPT:
         renamed[a + "norm2.weight"] = source[b + "post_attention_layernorm.weight"]
         for ours, name in {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "o_proj"}.items():
             renamed[f"{a}attn.{ours}.weight"] = source[f"{b}self_attn.{name}.weight"]
+        for name in ("q_norm", "k_norm") if model.config.qk_norm else ():
+            renamed[f"{a}attn.{name}.weight"] = source[f"{b}self_attn.{name}.weight"]
         if model.config.moe:
             renamed[a + "mlp.router.weight"] = source[b + "mlp.gate.weight"]
             gate, up = source[b + "mlp.experts.gate_up_proj"].chunk(2, dim=1)
@@ -94,6 +104,85 @@ def test_llama_with_linearly_scaled_positions_gives_the_same_logits() -> None:
     ours = GPT(
         ModelConfig.model_validate({**OURS, "rope": {"theta": 5000.0, "scaling": {"kind": "linear", "factor": 4.0}}})
     )
+    assert_same_logits(load_llama_like(ours, theirs), theirs)
+
+
+# Of the four pairs of a head, some keep their speed, some are slowed down by the factor, and some lie between.
+SCALINGS: dict[str, dict[str, Any]] = {
+    "yarn": {"factor": 4.0},
+    "yarn, all settings": {"factor": 5.0, "beta_fast": 8.0, "beta_slow": 0.5, "attention_factor": 1.25},
+    "llama3": {"factor": 4.0},
+    "llama3, all settings": {"factor": 8.0, "low_freq_factor": 0.5, "high_freq_factor": 3.0},
+}
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["original length told", "original length derived"])
+@pytest.mark.parametrize("name", sorted(SCALINGS))
+def test_llama_with_stretched_positions_gives_the_same_logits(name: str, told: bool) -> None:
+    torch.manual_seed(6)
+    kind, values = name.partition(",")[0], SCALINGS[name]
+    original = round(160 / values["factor"])
+    bounds = {"low_freq_factor": 1.0, "high_freq_factor": 4.0} if kind == "llama3" else {}
+    theirs_rope = {"rope_type": kind, "rope_theta": 100.0, "original_max_position_embeddings": original}
+    theirs = LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters={**theirs_rope, **bounds, **values}))
+    scaling = {"kind": kind, "original_block_size": original if told else None, **values}
+    ours = GPT(ModelConfig.model_validate({**OURS, "rope": {"theta": 100.0, "scaling": scaling}}))
+    assert_same_logits(load_llama_like(ours, theirs), theirs)
+
+
+@given(
+    kind=st.sampled_from(["linear", "yarn", "llama3"]),
+    theta=st.floats(10.0, 1e9),
+    head_dim=st.integers(1, 128).map(lambda half: 2 * half),
+    factor=st.floats(1.0, 1024.0),
+    original=st.integers(1, 1_000_000),
+    slow=st.floats(0.01, 100.0),
+    spread=st.floats(1.5, 1000.0),
+    attention_factor=st.none() | st.floats(0.1, 10.0),
+)
+@settings(max_examples=200, deadline=None)
+def test_rotary_frequencies_equal_those_of_transformers(
+    kind: str, theta: float, head_dim: int, factor: float, original: int, slow: float, spread: float,
+    attention_factor: float | None,
+) -> None:  # fmt: skip
+    bounds = {
+        "linear": {},
+        "yarn": {"beta_fast": slow * spread, "beta_slow": slow, "attention_factor": attention_factor},
+        "llama3": {"low_freq_factor": slow, "high_freq_factor": slow * spread},
+    }[kind]
+    theirs_rope = {"rope_type": kind, "rope_theta": theta, "factor": factor, **bounds}
+    if kind != "linear":
+        theirs_rope["original_max_position_embeddings"] = original
+    shape = {"hidden_size": 2 * head_dim, "num_attention_heads": 2, "max_position_embeddings": original * 1024}
+    expected, expected_factor = ROPE_INIT_FUNCTIONS[kind](LlamaConfig(**shape, rope_parameters=theirs_rope), "cpu")
+    scaling = {"kind": kind, "factor": factor, "original_block_size": original, **bounds}
+    ours = RotaryPositions(RopeConfig.model_validate({"theta": theta, "scaling": scaling}), head_dim, 1_000_000)
+    unstretched = RotaryPositions(RopeConfig(theta=theta), head_dim, 1_000_000).frequencies("cpu")
+    # Against the speed before stretching: a ramp of float32 cannot be exact to more than that.
+    torch.testing.assert_close(ours.frequencies("cpu") / unstretched, expected / unstretched, rtol=1e-6, atol=5e-7)
+    assert ours.attention_factor == pytest.approx(expected_factor, rel=1e-12)
+
+
+def test_llama_with_another_epsilon_gives_the_same_logits() -> None:
+    torch.manual_seed(7)
+    theirs = LlamaForCausalLM(LlamaConfig(**{**SIZES, "rms_norm_eps": 1e-6}))
+    with torch.no_grad():
+        theirs.model.embed_tokens.weight.mul_(0.01)  # so small that the epsilon shows
+    ours = GPT(ModelConfig.model_validate({**OURS, "norm_eps": 1e-6}))
+    assert_same_logits(load_llama_like(ours, theirs), theirs)
+
+
+@pytest.mark.parametrize("kv_heads", [2, 6])
+def test_qwen3_gives_the_same_logits(kv_heads: int) -> None:
+    torch.manual_seed(8)
+    sizes = {**SIZES, "num_key_value_heads": kv_heads, "head_dim": 8, "rms_norm_eps": 1e-6}
+    theirs = Qwen3ForCausalLM(Qwen3Config(**sizes, rope_parameters={"rope_type": "default", "rope_theta": 1e6}))
+    with torch.no_grad():
+        for name, p in theirs.named_parameters():
+            if "norm" in name:
+                p.normal_(1.0, 0.3)  # gains of one would hide that one is missing
+    changes = {"n_kv_head": kv_heads, "qk_norm": True, "norm_eps": 1e-6, "rope": {"theta": 1e6}}
+    ours = GPT(ModelConfig.model_validate({**OURS, **changes}))
     assert_same_logits(load_llama_like(ours, theirs), theirs)
 
 

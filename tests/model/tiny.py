@@ -25,12 +25,28 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "top1": {"moe": {"n_expert": 4, "n_expert_per_token": 1, "every": 2}, "mlp": "gelu"},
     "capacity": {"moe": {"n_expert": 4, "capacity_factor": 1.25, "n_shared_expert": 1}},
     "odd_experts": {"moe": {"n_expert": 3, "expert_hidden": 13}},
+    "none": {"rope": None, "positions": "none"},
+    "both": {"window": {"size": 8, "pattern": "B"}},
+    "both_mqa": {"window": {"size": 8, "pattern": "SLB"}, "n_kv_head": 1},
+    "yarn": {"rope": {"scaling": {"kind": "yarn", "factor": 4.0}}},
+    "bias_balanced": {"moe": {"n_expert": 4, "balance": "bias", "dense_residual": True}},
+    "shortcuts": {"value_residual": True, "x0_shortcut": True, "logit_softcap": 6.0},
     "all": {
         "window": {"size": 8, "pattern": "SL"},
         "moe": {"n_expert": 4, "n_shared_expert": 1, "capacity_factor": 2.0},
         "qk_norm": True,
         "bias": True,
         "norm": "layernorm",
+    },
+    "all_new": {
+        "window": {"size": 8, "pattern": "SB"},
+        "moe": {"n_expert": 4, "dense_residual": True, "n_shared_expert": 1, "balance": "bias", "every": 2},
+        "rope": {"scaling": {"kind": "llama3", "factor": 2.0}},
+        "value_residual": True,
+        "x0_shortcut": True,
+        "logit_softcap": 5.0,
+        "norm_eps": 1e-6,
+        "qk_norm": True,
     },
 }
 

@@ -62,11 +62,20 @@ def start_button(at: AppTest) -> Any:
     return at.button(key="start")
 
 
-def set_to(at: AppTest, key: str, value: Any) -> AppTest:
-    """Set the widget of that key, whatever kind it is."""
+def widget(at: AppTest, key: str) -> Any:
+    """The widget of that key, whatever kind it is."""
     kinds = (at.number_input, at.select_slider, at.selectbox, at.toggle, at.text_input, at.text_area)
-    widget = next(w for kind in kinds for w in kind if w.key == key)
-    return settled(widget.set_value(value).run())
+    return next(w for kind in (*kinds, at.segmented_control) for w in kind if w.key == key)
+
+
+def set_to(at: AppTest, key: str, value: Any) -> AppTest:
+    """Set the widget of that key."""
+    return settled(widget(at, key).set_value(value).run())
+
+
+def all_settings(at: AppTest) -> AppTest:
+    """Show every setting instead of the essentials."""
+    return settled(at.segmented_control(key="tier").set_value(f"All {len(form.SETTINGS)} settings").run())
 
 
 def name_text(at: AppTest, corpus: str) -> AppTest:

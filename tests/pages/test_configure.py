@@ -14,6 +14,7 @@ from dgsgpt.ui import form
 from dgsgpt.ui.app import page_file
 from tests.pages.configure_page import (
     GIB,
+    all_settings,
     bench,
     draft_value,
     machine,
@@ -167,11 +168,10 @@ def test_all_settings_shows_every_setting_of_the_schema() -> None:
     at = open_page()
     for key in ("t_moe", "t_window"):
         set_to(at, key, True)
-    settled(at.segmented_control(key="tier").set_value(f"All {len(form.SETTINGS)} settings").run())
-    page = shown(at)
-    off = {"model.rope.scaling.kind", "model.rope.scaling.factor"}
+    page = shown(all_settings(at))
+    off = {p for p in form.SETTINGS if p.startswith("model.rope.scaling.")}
     assert [p for p in form.SETTINGS if p not in page and p not in off] == []
-    assert page.count("Off because Scaling is off.") == 2
+    assert page.count("Off because Context scaling is off.") == len(off)
 
 
 def test_a_single_setting_goes_back_to_the_base() -> None:

@@ -14,6 +14,7 @@ from dgsgpt.runs import list_runs, open_run
 from dgsgpt.ui import form, state
 from dgsgpt.ui.app import ROUTER, page_file
 from tests.pages.configure_page import (
+    all_settings,
     bench,
     draft_value,
     machine,
@@ -100,8 +101,7 @@ def test_an_empty_corpus_offers_the_default() -> None:
 
 
 def test_a_gpu_that_is_not_there_is_told() -> None:
-    at = open_page()
-    settled(at.segmented_control(key="tier").set_value(f"All {len(form.SETTINGS)} settings").run())
+    at = all_settings(open_page())
     set_to(at, "choice_train-device", "cuda")
     assert "needs a GPU" in shown(at)
     assert start_button(at).disabled

@@ -89,11 +89,36 @@ def test_a_missing_compiler_is_told_and_leaves_the_blocks_alone(monkeypatch: pyt
     monkeypatch.setattr(torch, "compile", fail)
     model = tiny_model()
     assert compile_blocks(model) == "torch.compile does not work on this cpu: no C++ compiler"
-    assert all(block._compiled_call_impl is None for block in model.blocks)
+    assert all("forward" not in vars(block) for block in model.blocks)
+
+
+def test_only_training_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def fake_compile(function: Any) -> Any:
+        def compiled(*inputs: Any) -> Any:
+            calls.append("compiled")
+            return function(*inputs)
+
+        return compiled
+
+    monkeypatch.setattr(parallel, "_compiler_problem", lambda device: None)
+    monkeypatch.setattr(torch, "compile", fake_compile)
+    model, tokens = tiny_model(), random_tokens()
+    expected = model(tokens).logits
+    compile_blocks(model)
+    assert torch.equal(model(tokens).logits, expected)
+    assert len(calls) == len(model.blocks)
+    with torch.no_grad():
+        assert torch.equal(model(tokens).logits, expected)
+    model.eval()(tokens, cache=model.make_cache(2, 48))
+    assert len(calls) == len(model.blocks)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "mode"), [("window", "none"), ("moe", "none"), ("moe", "selective")])
+@pytest.mark.parametrize(
+    ("name", "mode"), [("window", "none"), ("moe", "none"), ("moe", "selective"), ("all_new", "none")]
+)
 def test_compiled_blocks_have_the_same_gradients(name: str, mode: Any) -> None:
     model = tiny_model(**VARIANTS[name])
     expected = gradients(model)

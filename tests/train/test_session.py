@@ -33,6 +33,12 @@ FEATURES = {
     },
     "accumulation, checkpointing": {"train.grad_accum_steps": 2, "train.gradient_checkpointing": "full"},
     "bf16": {"train.precision": "bf16"},
+    "expert biases, both windows, shortcuts": {
+        "model.moe": {"n_expert": 4, "balance": "bias"},
+        "model.window": {"size": 8, "pattern": "B"},
+        "model.value_residual": True,
+        "model.x0_shortcut": True,
+    },
 }
 
 

@@ -11,6 +11,7 @@ from dgsgpt.data.prepare import prepare
 from dgsgpt.errors import RunError
 from dgsgpt.model import GPT
 from dgsgpt.train.optim import build_optimizer, optimizer_tensors, parameter_groups, restore_optimizer
+from dgsgpt.train.parallel import apply_gradient_checkpointing
 from dgsgpt.train.stepper import Stepper, pick_device
 
 Make = Callable[..., RunConfig]
@@ -87,3 +88,23 @@ def test_a_missing_gpu_is_said() -> None:
         with pytest.raises(RunError, match="torch finds no GPU"):
             pick_device("cuda")
     assert pick_device("cpu").type == "cpu"
+
+
+@pytest.mark.parametrize("mode", ["none", "full", "selective"])
+def test_expert_biases_move_once_a_step_whatever_the_accumulation_and_recomputation(
+    make_config: Make, mode: str
+) -> None:
+    moe = {"model.moe": {"n_expert": 4, "balance": "bias", "bias_update_rate": 0.01}}
+    large = stepper(make_config(**moe, **{"train.micro_batch_size": 8}))
+    small = stepper(make_config(**moe, **{"train.micro_batch_size": 2, "train.grad_accum_steps": 4}))
+    apply_gradient_checkpointing(small.model, mode)  # type: ignore[arg-type]
+    for index in range(3):
+        a, b = large.step(index), small.step(index)
+        assert a.extra == pytest.approx(b.extra, abs=0.02)
+    biases = [[v for n, v in s.model.named_buffers() if n.endswith("selection.bias")] for s in (large, small)]
+    assert len(biases[0]) == large.model.config.n_layer
+    for x, y in zip(*biases, strict=True):
+        assert torch.allclose(x, y, atol=1e-6)
+        # Three steps of 0.01 up or down, each.
+        assert torch.allclose((x / 0.01).round() * 0.01, x, atol=1e-6)
+        assert 0 < x.abs().max() <= 0.03 + 1e-6

@@ -25,12 +25,26 @@ valid_overrides = st.fixed_dictionaries(
         "model.n_head": st.sampled_from(HEADS),
         "model.block_size": st.sampled_from([128, 256, 1024]),
         "model.window.size": st.integers(1, 128),
-        "model.window.pattern": st.text("SL", min_size=1, max_size=8),
+        "model.window.pattern": st.text("SLB", min_size=1, max_size=8),
         "model.moe.n_expert": st.integers(2, 32),
         "model.moe.n_expert_per_token": st.integers(1, 2),
         "model.moe.capacity_factor": st.none() | st.floats(0.25, 8.0),
         "model.rope.theta": st.floats(10.0, 1e6),
+        "model.rope.scaling.kind": st.sampled_from(["linear", "yarn", "llama3"]),
         "model.rope.scaling.factor": st.floats(1.0, 8.0),
+        "model.rope.scaling.original_block_size": st.none() | st.integers(1, 128),
+        "model.rope.scaling.beta_fast": st.floats(2.0, 64.0),
+        "model.rope.scaling.attention_factor": st.none() | st.floats(0.1, 2.0),
+        "model.rope.scaling.high_freq_factor": st.floats(2.0, 8.0),
+        "model.positions": st.sampled_from(["learned", "none"]),
+        "model.moe.dense_residual": st.booleans(),
+        "model.moe.balance": st.sampled_from(["aux_loss", "bias"]),
+        "model.moe.bias_update_rate": st.floats(1e-6, 1.0),
+        "model.norm_eps": st.floats(1e-12, 1e-2),
+        "model.logit_softcap": st.none() | st.floats(1.0, 100.0),
+        "model.zero_init": st.booleans(),
+        "model.value_residual": st.booleans(),
+        "model.x0_shortcut": st.booleans(),
         "train.lr": st.floats(1e-6, 1.0),
         "train.grad_clip": st.none() | st.floats(0.1, 10.0),
         "train.steps": st.integers(1000, 10_000),
@@ -38,7 +52,7 @@ valid_overrides = st.fixed_dictionaries(
         "data.tokenizer.kind": st.sampled_from(["bpe", "char", "byte", "gpt2"]),
         "data.tokenizer.vocab_size": st.integers(264, 40_000),
     },
-)
+).filter(lambda o: o.get("model.n_head") != 1 or "B" not in o.get("model.window.pattern", ""))
 any_overrides = st.fixed_dictionaries(
     {},
     optional={
@@ -48,7 +62,14 @@ any_overrides = st.fixed_dictionaries(
         "model.n_layer": st.integers(-1, 9),
         "model.block_size": st.integers(0, 300),
         "model.window.size": st.integers(-1, 600),
-        "model.window.pattern": st.sampled_from(["SL", "", "XY"]),
+        "model.window.pattern": st.sampled_from(["SL", "B", "SB", "", "XY"]),
+        "model.rope.scaling.original_block_size": st.integers(0, 600),
+        "model.rope.scaling.beta_fast": st.floats(0.0, 64.0),
+        "model.rope.scaling.beta_slow": st.floats(0.0, 64.0),
+        "model.rope.scaling.low_freq_factor": st.floats(0.0, 8.0),
+        "model.moe.bias_update_rate": st.floats(0.0, 2.0),
+        "model.norm_eps": st.sampled_from([0.0, 1e-6, 0.1]),
+        "model.logit_softcap": st.none() | st.sampled_from([0.0, 30.0, 1e5]),
         "model.moe.n_expert": st.integers(0, 10),
         "model.moe.n_expert_per_token": st.integers(0, 12),
         "model.moe.every": st.integers(0, 80),
@@ -165,18 +186,26 @@ def test_kv_heads_follow_the_heads_until_they_are_shared() -> None:
     assert form.get(draft, "model.n_kv_head") == 2
 
 
-@given(st.integers(2, 512))
-def test_shared_kv_heads_are_a_proper_divisor(n_head: int) -> None:
-    shared = form.shared_kv_heads(n_head)
-    assert n_head % shared == 0
-    assert shared < n_head
-
-
 def test_a_window_begins_shorter_than_the_context() -> None:
     draft = form.apply(form.draft_of(RunConfig()), {"model.block_size": 32})
     draft = form.toggle(draft, "model.window", True)
     assert form.get(draft, "model.window.size") == 16
     assert problems.check(draft).config is not None
+
+
+def test_context_scaling_begins_with_a_factor_that_stretches() -> None:
+    draft = form.toggle(form.draft_of(RunConfig()), "model.rope.scaling", True)
+    assert form.get(draft, "model.rope.scaling.factor") == 2.0
+    assert problems.check(draft).config is not None
+
+
+def test_a_setting_goes_back_to_the_base_or_to_what_its_section_begins_with() -> None:
+    base = form.apply(form.draft_of(RunConfig()), {"model.block_size": 32, "model.norm_eps": 1e-6})
+    draft = form.apply(base, {"model.window.size": 5, "model.moe.balance": "bias", "model.norm_eps": 1e-3})
+    assert form.origin(draft, base, "model.norm_eps") == 1e-6
+    assert form.origin(draft, base, "model.moe.balance") == "aux_loss"
+    assert form.origin(draft, base, "model.window.size") == 16
+    assert form.origin(draft, base, "model.moe") is None
 
 
 def test_a_switched_section_is_one_change_with_its_telling_settings() -> None:
@@ -204,6 +233,24 @@ def test_a_switched_section_is_one_change_with_its_telling_settings() -> None:
             "model.moe.n_expert_per_token",
             "Per token 9 must not exceed Experts 8",
             {"model.moe.n_expert_per_token": 8},
+        ),
+        (
+            {"model.n_head": 1, "model.window.pattern": "SB"},
+            "model.n_head",
+            "Heads 1 must be even for layers of kind B in Pattern SB",
+            {"model.n_head": 2},
+        ),
+        (
+            {"model.rope.scaling.kind": "yarn", "model.rope.scaling.beta_slow": 40.0},
+            "model.rope.scaling.beta_slow",
+            "Beta slow 40 must be below Beta fast 32",
+            {"model.rope.scaling.beta_slow": 1.0},
+        ),
+        (
+            {"model.rope.scaling.original_block_size": 512},
+            "model.rope.scaling.original_block_size",
+            "Original context 512 must not exceed Context 256",
+            {"model.rope.scaling.original_block_size": None},
         ),
         ({"data.corpus": ""}, "data.corpus", "must be text that is not empty", {"data.corpus": "austen"}),
     ],

@@ -1,0 +1,146 @@
+"""The output layer and its loss: all logits at once where they are few, else in chunks of rows.
+
+Logits are the largest tensor of a small model with a large vocabulary. In chunks each row's gradient is computed
+with its loss and its logits are let go, so that only one chunk of them ever exists.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dgsgpt.architecture import loss_chunk_rows
+from dgsgpt.config import ModelConfig
+from dgsgpt.model.norm import compute_dtype
+
+IGNORED = -100
+
+
+class OutputLayer(nn.Module):
+    """Logits and loss from what leaves the last norm; the matrix is the model's own or its token embedding.
+
+    `logit_softcap` squashes logits to `cap * tanh(logits / cap)` (Gemma 2, Gemma Team 2024, section 2).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.cap = config.logit_softcap
+
+    def logits(self, x: Tensor, weight: Tensor) -> Tensor:
+        """`x` [..., C] times `weight` [V, C] -> [..., V]."""
+        return softcap(F.linear(x, weight), self.cap)
+
+    def loss(self, x: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor | None, Tensor]:
+        """`x` [B, T, C], `targets` [B, T] -> (logits [B, T, V], None in chunks; mean loss [] in nats per token).
+
+        Targets of -100 are ignored; where all are, the loss is 0, with no gradient.
+        """
+        rows = loss_chunk_rows(self.config, targets.numel(), x.device.type)
+        if rows is None:
+            logits = self.logits(x, weight)
+            return logits, _mean(cross_entropy(logits.flatten(0, 1), targets.flatten()), targets)
+        dtype = compute_dtype(x)
+        total = chunked_cross_entropy(x.flatten(0, 1).to(dtype), weight.to(dtype), targets.flatten(), rows, self.cap)
+        return None, _mean(total, targets)
+
+
+class Head(OutputLayer):
+    """An output layer with a matrix of its own."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        assert config.vocab_size is not None
+        self.weight = nn.Parameter(torch.empty(config.vocab_size, config.n_embd))
+
+    def matrix(self, embedding: Tensor) -> Tensor:
+        """Its own matrix [V, C]."""
+        return self.weight
+
+
+class TiedHead(OutputLayer):
+    """An output layer that is the token embedding (Press & Wolf 2017); it holds no parameter of its own."""
+
+    def matrix(self, embedding: Tensor) -> Tensor:
+        """The token embedding [V, C]."""
+        return embedding
+
+
+def softcap(logits: Tensor, cap: float | None) -> Tensor:
+    """Logits within plus or minus `cap`; None leaves them."""
+    return logits if cap is None else cap * torch.tanh(logits.float() / cap)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Summed cross-entropy in nats, in float32, of `logits` [N, V] over `targets` [N] that are not -100."""
+    return F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
+
+
+def chunked_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, rows: int, cap: float | None) -> Tensor:
+    """The same from `x` [N, C] and `weight` [V, C], with at most `rows` rows of logits alive at once.
+
+    torch's own operator where there is one (from 2.13) and it can: it does not cap logits.
+    """
+    if cap is None and hasattr(F, "linear_cross_entropy"):
+        # On CPUs only the "accurate" policy multiplies bfloat16 natively; the others emulate it, 20 times slower.
+        policy: Literal["accurate", "auto"] = "accurate" if x.device.type == "cpu" else "auto"
+        options = nn.LinearCrossEntropyOptions(batch_chunk_size=rows, acc_policy=policy)
+        return F.linear_cross_entropy(
+            x, weight, targets, reduction="sum", ignore_index=IGNORED, options=options
+        ).float()
+    total: Tensor = ChunkedCrossEntropy.apply(x, weight, targets, rows, cap)
+    return total
+
+
+class ChunkedCrossEntropy(torch.autograd.Function):
+    """Cross-entropy of a linear layer whose gradients are computed beside the loss, chunk by chunk."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, rows: int, cap: float | None) -> Tensor:
+        """Summed loss [] in float32; see `chunked_cross_entropy`."""
+        wanted = any(ctx.needs_input_grad[:2])
+        grad_x = torch.empty_like(x) if wanted else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wanted else None
+        total = torch.zeros((), device=x.device)
+        for begin in range(0, len(x), rows):
+            part, labels = x[begin : begin + rows], targets[begin : begin + rows]
+            logits = softcap(F.linear(part, weight).float(), cap)
+            nats, grad = _loss_and_gradient(logits, labels, wanted)
+            total += nats
+            if grad is None or grad_x is None or grad_weight is None:
+                continue
+            if cap is not None:  # the slope of cap * tanh(z / cap) is 1 - tanh(z / cap)^2
+                grad *= 1 - (logits / cap).square()
+            grad = grad.to(x.dtype)
+            torch.mm(grad, weight, out=grad_x[begin : begin + rows])
+            grad_weight += grad.T @ part
+        ctx.save_for_backward(grad_x, grad_weight)
+        ctx.weight_dtype = weight.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        """Gradients of `x` and `weight`, scaled by that of the loss."""
+        grad_x, grad_weight = ctx.saved_tensors
+        return grad_x * grads[0].to(grad_x.dtype), (grad_weight * grads[0]).to(ctx.weight_dtype), None, None, None
+
+
+def _loss_and_gradient(logits: Tensor, labels: Tensor, gradient: bool) -> tuple[Tensor, Tensor | None]:
+    """Summed cross-entropy [] of `logits` [N, V] and its gradient by them: softmax minus the one-hot label."""
+    valid = labels != IGNORED
+    index = labels.clamp(min=0)[:, None]
+    normaliser = logits.logsumexp(-1, keepdim=True)
+    nats = ((normaliser - logits.gather(1, index))[:, 0] * valid).sum()
+    if not gradient:
+        return nats, None
+    grad = (logits - normaliser).exp_()
+    grad.scatter_add_(1, index, grad.new_full(index.shape, -1.0))
+    return nats, grad.mul_(valid[:, None])
+
+
+def _mean(total: Tensor, targets: Tensor) -> Tensor:
+    """A sum over the targets that count, as their mean; 0 if none does."""
+    return total / (targets != IGNORED).sum().clamp(min=1)
