@@ -282,19 +282,30 @@ def sample(root: Path, checkpoint: str, prompt: str, device: str, as_json: bool,
 @click.argument("checkpoint")
 @click.option("--text", type=click.Path(path_type=Path), help="Evaluate on a whole text file.")
 @click.option("--corpus", help="Evaluate on the validation split of this corpus (default: the one it was trained on).")
+@click.option("--context", type=int, metavar="TOKENS", help="Length of a window (default: the trained context).")
+@click.option(
+    "--rope-scaling",
+    type=click.Choice(["linear", "yarn", "llama3"]),
+    help="Stretch rotary positions from the trained context to --context; nothing is retrained.",
+)
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
 @_json
 @_runs_dir
-def evaluate(root: Path, checkpoint: str, text: Path | None, corpus: str | None, device: str, as_json: bool) -> None:
+def evaluate(
+    root: Path, checkpoint: str, text: Path | None, corpus: str | None, context: int | None, rope_scaling: str | None,
+    device: str, as_json: bool,
+) -> None:  # fmt: skip
     """Loss, perplexity and bits per byte of CHECKPOINT, deterministic and over the whole split."""
     from dgsgpt import console
     from dgsgpt.checkpoint import find_checkpoint, load_checkpoint
     from dgsgpt.data.text import read_file
-    from dgsgpt.evaluation import evaluate_text, validation_text
+    from dgsgpt.evaluation import evaluate_text, extended, validation_text
 
     if text is not None and corpus is not None:
         raise click.UsageError("--text and --corpus exclude each other")
     opened = load_checkpoint(find_checkpoint(checkpoint, root), device)
+    window = opened.config.model.block_size if context is None else context
+    model = extended(opened.model, window, rope_scaling)
     data = opened.config.data
     if text is not None:
         content, what = read_file(text), str(text)
@@ -303,14 +314,58 @@ def evaluate(root: Path, checkpoint: str, text: Path | None, corpus: str | None,
         content, what = validation_text(name, data.val_fraction), f"{name}, validation split"
     with console.progress(quiet=as_json) as report:
         result = evaluate_text(
-            opened.model, opened.tokenizer, content, block_size=opened.config.model.block_size, device=device,
+            model, opened.tokenizer, content, block_size=window, device=device,
             on_batch=lambda done, total: report(f"evaluating {what}", done / total),
         )  # fmt: skip
     if as_json:
-        _print_json(result.to_dict())
+        _print_json({**result.to_dict(), "context": window})
     else:
         click.echo(f"{what}: loss {result.loss:.4f}, perplexity {result.ppl:.2f}, {result.bpb:.4f} bits per byte "
-                   f"over {result.tokens:,} tokens, {result.bytes:,} bytes")  # fmt: skip
+                   f"over {result.tokens:,} tokens, {result.bytes:,} bytes, context {window:,}")  # fmt: skip
+
+
+# ---------------------------------------------------------------- measuring
+@main.command()
+@click.argument("name", required=False)
+@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+@click.option(
+    "--seconds", type=click.FloatRange(0, 3600), help="Measuring time of each pair (default: 20; 0.05 with --quick)."
+)
+@click.option("--quick", is_flag=True, help="Tiny shapes: shows that it runs, the figures mean nothing.")
+@click.option("--record/--no-record", default=False, show_default=True, help="Add the result to benchmarks/results.")
+@_json
+def bench(name: str | None, device: str, seconds: float | None, quick: bool, record: bool, as_json: bool) -> None:
+    """Measure benchmark NAME, its sides in turn in one run; without NAME, list the benchmarks."""
+    _find_benchmarks()
+    from benchmarks.catalog import BENCHMARKS, check_name
+
+    if name is None:
+        lines = [f"{known:12}{sentence}" for known, sentence in BENCHMARKS.items()]
+        _print_json(BENCHMARKS) if as_json else click.echo("\n".join(lines))
+        return
+    check_name(name)  # before torch is loaded
+    from benchmarks.command import run_benchmark
+    from benchmarks.record import record as record_report
+
+    given = ["--device", device, *(["--seconds", f"{seconds:g}"] if seconds is not None else [])]
+    report = run_benchmark(
+        name, device=device, seconds=(0.05 if quick else 20.0) if seconds is None else seconds, quick=quick,
+        command=["dgsgpt", "bench", name, *given, *(["--quick"] if quick else [])],
+        show=(lambda line: None) if as_json else click.echo,
+    )  # fmt: skip
+    if as_json:
+        _print_json(report)
+    if record:
+        click.echo(f"recorded in {record_report(report)}", err=True)
+
+
+def _find_benchmarks() -> None:
+    """Make the package `benchmarks` importable, which only a checkout of the sources has."""
+    root = Path(__file__).parent.parent
+    if not (root / "pyproject.toml").is_file() or not (root / "benchmarks" / "catalog.py").is_file():
+        raise DgsgptError("this installation has no benchmarks; run `dgsgpt bench` from a checkout of the sources")
+    if sys.path[0] != str(root):  # first, before a package of that name elsewhere
+        sys.path.insert(0, str(root))
 
 
 @main.command()

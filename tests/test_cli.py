@@ -18,7 +18,8 @@ from click.testing import CliRunner
 
 from dgsgpt.cli import main
 from dgsgpt.config import RunConfig
-from dgsgpt.runs import Run
+from dgsgpt.runs import Run, create_run
+from tests import checkpoint_factory
 
 Make = Callable[..., RunConfig]
 
@@ -66,7 +67,7 @@ def test_the_whole_journey(config_file: Path, runs_dir: Path, tiny_text: Path) -
     )
 
     judged = as_json("eval", listed[0]["path"])
-    assert set(judged) == {"loss", "ppl", "bpb", "tokens", "bytes"}
+    assert set(judged) == {"loss", "ppl", "bpb", "tokens", "bytes", "context"}
     assert judged["loss"] == pytest.approx(listed[0]["whole_split_eval"]["loss"], rel=1e-6)
     assert as_json("eval", "a", "--text", tiny_text)["tokens"] > judged["tokens"]
     assert as_json("eval", "a", "--corpus", tiny_text)["loss"] == judged["loss"]
@@ -133,6 +134,67 @@ def test_plan_has_the_keys_of_the_contract(config_file: Path) -> None:
     parts = {k: v for k, v in planned["memory"].items() if k != "total"}
     assert sum(parts.values()) == planned["memory"]["total"]
     assert "FLOPs" in dgsgpt("plan", config_file).stdout
+
+
+@pytest.fixture
+def saved(make_config: Make, runs_dir: Path) -> Callable[..., Path]:
+    """A function that saves a checkpoint of an untrained model with some settings changed."""
+
+    def save(**changes: Any) -> Path:
+        run = create_run(runs_dir, make_config(**changes), None, ["test"])
+        return checkpoint_factory.save(run, 1)
+
+    return save
+
+
+def judged(*arguments: object) -> dict[str, Any]:
+    result = CliRunner().invoke(main, ["eval", *map(str, arguments), "--json"])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_eval_at_another_context(saved: Callable[..., Path], tiny_text: Path) -> None:
+    given = (saved(), "--text", tiny_text)
+    trained = judged(*given)
+    assert trained["context"] == 32
+    assert judged(*given, "--context", 32) == trained
+    longer = judged(*given, "--context", 80)
+    assert longer["context"] == 80
+    assert (longer["tokens"], longer["bytes"]) == (trained["tokens"], trained["bytes"])
+    losses = {trained["loss"], longer["loss"], judged(*given, "--context", 7)["loss"]}
+    for kind in ("linear", "yarn", "llama3"):
+        stretched = judged(*given, "--context", 80, "--rope-scaling", kind)
+        assert stretched["context"] == 80
+        losses.add(stretched["loss"])
+    assert len(losses) == 6  # each of them reads the text in its own way
+    said = CliRunner().invoke(main, ["eval", *map(str, given), "--context", "80"]).stdout
+    assert "context 80" in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        ({}, ["--context", "0"], "context=0 must be at least 1 token"),
+        ({}, ["--context", "-5"], "context=-5 must be at least 1 token"),
+        ({}, ["--rope-scaling", "yarn"], "needs a context beyond the trained 32 tokens, not 32; raise the context"),
+        ({}, ["--rope-scaling", "linear", "--context", "20"], "needs a context beyond the trained 32 tokens, not 20"),
+        ({"model.rope": None}, ["--context", "33"], "context=33 must not exceed the model's 32 learned positions"),
+        ({"model.rope": None}, ["--context", "64", "--rope-scaling", "llama3"], "rope scaling llama3 needs rotary"),
+        (
+            {"model.rope": None, "model.positions": "none"},
+            ["--context", "64", "--rope-scaling", "yarn"],
+            "rope scaling yarn needs rotary positions",
+        ),
+    ],
+)
+def test_a_context_that_cannot_be_evaluated_is_one_line_and_exit_code_2(
+    changes: dict[str, Any], options: list[str], message: str, saved: Callable[..., Path], tiny_text: Path
+) -> None:
+    result = CliRunner().invoke(main, ["eval", str(saved(**changes)), "--text", str(tiny_text), *options])
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_doctor_reports() -> None:

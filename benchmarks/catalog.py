@@ -1,0 +1,29 @@
+"""The benchmarks by name. Without torch, so that listing them is quick."""
+
+from __future__ import annotations
+
+import difflib
+
+from dgsgpt.errors import DgsgptError
+
+# A name is also that of the module that holds the benchmark, with `run(setup)` giving its cases one by one.
+BENCHMARKS = {
+    "attention": "Sliding-window attention against full causal attention and a dense mask: time and memory by length.",
+    "moe": "A mixture of experts against a dense network of the same active FLOPs: training step and single layer.",
+    "step": "Training steps a second: compiled and bfloat16 against eager float32.",
+    "memory": "Gradient checkpointing: peak memory and time of its modes, and what the planner predicted.",
+    "loss": "Cross-entropy in chunks of rows against all logits at once: time and memory by vocabulary.",
+}
+
+
+def check_name(name: str) -> str:
+    """`name`, if there is such a benchmark.
+
+    Raises:
+        DgsgptError: there is none; the message has the nearest name.
+    """
+    if name in BENCHMARKS:
+        return name
+    close = difflib.get_close_matches(name, BENCHMARKS, 1, 0.4)
+    guess = f"did you mean {close[0]}? " if close else ""
+    raise DgsgptError(f"benchmark {name!r} does not exist; {guess}choose one of {', '.join(BENCHMARKS)}")

@@ -1,0 +1,69 @@
+"""`dgsgpt bench`: run one benchmark from beginning to end."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from benchmarks.catalog import BENCHMARKS, check_name
+from benchmarks.measure import Setup
+from benchmarks.record import command_line, describe_machine, describe_versions, machine_name
+from dgsgpt.errors import DgsgptError
+
+
+def run_benchmark(
+    name: str,
+    *,
+    device: str = "auto",
+    seconds: float = 20.0,
+    quick: bool = False,
+    command: Sequence[str] = (),
+    show: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Run benchmark `name`, showing each case as it ends; gives the report as it is recorded.
+
+    `seconds` is the measuring time for each pair of sides, `command` what the report says it was made by.
+
+    Raises:
+        DgsgptError: no such benchmark, or no such device here.
+    """
+    module = importlib.import_module(f"benchmarks.{check_name(name)}")
+    setup = Setup(_pick_device(device), seconds, quick)
+    report: dict[str, Any] = {
+        "benchmark": name,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command_line(command),
+        "quick": quick,
+        "seconds_per_pair": seconds,
+        "hardware": describe_machine(setup.device),
+        "versions": describe_versions(),
+        "cases": [],
+    }
+    show(BENCHMARKS[name])
+    show(machine_name(report))
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")  # this and the next two lines as the trainer does
+    gc.collect()
+    gc.freeze()  # what lives until the end need not be walked by every collection
+    try:
+        for case in module.run(setup):
+            report["cases"].append(case.to_dict())
+            for line in ("", *case.lines()):
+                show(line)
+    finally:
+        gc.unfreeze()
+        torch.set_float32_matmul_precision(precision)
+    return report
+
+
+def _pick_device(choice: str) -> torch.device:
+    if choice == "cuda" and not torch.cuda.is_available():
+        raise DgsgptError("--device cuda: torch finds no GPU here; use auto or cpu")
+    if choice == "auto":
+        choice = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(choice)

@@ -1,0 +1,87 @@
+"""P3: tokens a second of a whole training step, compiled and in bfloat16, against eager float32."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from benchmarks.measure import Setup, Side, has_fast_bf16
+from benchmarks.report import Case, Target
+from benchmarks.training import TINY_SHAKESPEARE_CHARS, TrainingStep, training_config
+from dgsgpt.config import RunConfig
+from dgsgpt.format import si
+from dgsgpt.planner import plan
+
+EAGER = "eager fp32"
+SIDES = {EAGER: ("off", "fp32"), "compiled fp32": ("on", "fp32"), "compiled bf16": ("on", "bf16")}
+SIDES |= {"eager bf16": ("off", "bf16")}
+
+
+@dataclass(frozen=True)
+class _Size:
+    n_layer: int
+    n_head: int
+    n_embd: int
+    block_size: int
+    batch: int
+    target: Target | None
+
+
+SIZES = (
+    _Size(6, 6, 384, 256, 16, Target("P3", at_least=2.0)),
+    _Size(4, 4, 128, 64, 12, Target("P3", at_least=1.3)),
+)
+QUICK_SIZES = (_Size(1, 2, 32, 16, 2, None),)
+
+
+def run(setup: Setup) -> Iterator[Case]:
+    """One case for each size of model."""
+    for size in QUICK_SIZES if setup.quick else SIZES:
+        yield _case(setup, size)
+
+
+def _case(setup: Setup, size: _Size) -> Case:
+    names = [name for name, (_, precision) in SIDES.items() if precision == "fp32" or has_fast_bf16(setup.device)]
+    configs = {name: _config(size, *SIDES[name]) for name in names}
+    config = configs[EAGER]
+    steps = {name: TrainingStep(c, setup.device) for name, c in configs.items()}
+    problems = {step.compiler_problem for step in steps.values()} - {None}
+    if problems:
+        steps = {name: step for name, step in steps.items() if step.compiler_problem is None}
+    first_s = {name: _first_step_s(setup, step) for name, step in steps.items()}
+    times = setup.time([Side(name, step) for name, step in steps.items()])
+    params = plan(config, setup.device.type).params
+    case = Case(f"{si(params)} parameters", {**config.model.model_dump(mode="json"), "batch": size.batch}, times)
+    case.notes = [f"left out: {problem}" for problem in sorted(map(str, problems))]
+    if len(names) < len(SIDES):
+        case.notes.append(f"left out: bfloat16, which this {setup.device.type} only emulates")
+    for name, timing in times.items():
+        case.facts[name] = {"tokens_per_s": config.tokens_per_step / timing.median_s}
+        if configs[name].train.compile == "on":
+            case.facts[name]["compile_s"] = max(0.0, first_s[name] - timing.median_s)
+    best = "compiled bf16" if "compiled bf16" in times else "compiled fp32"
+    for name in times:
+        if name != EAGER:
+            case.add_ratio(f"speed, {name} / {EAGER}", EAGER, name, size.target if name == best else None)
+    return case
+
+
+def _config(size: _Size, compile_: str, precision: str) -> RunConfig:
+    """The default block at this size, with the characters of tiny Shakespeare."""
+    model = {
+        "n_layer": size.n_layer,
+        "n_head": size.n_head,
+        "n_embd": size.n_embd,
+        "block_size": size.block_size,
+        "vocab_size": TINY_SHAKESPEARE_CHARS,
+    }
+    return training_config(model, micro_batch_size=size.batch, compile=compile_, precision=precision)
+
+
+def _first_step_s(setup: Setup, step: TrainingStep) -> float:
+    """Seconds of the first step, in which blocks are compiled; less where the compiler's cache knows them."""
+    before = time.perf_counter()
+    step()
+    setup.synchronize()
+    return time.perf_counter() - before

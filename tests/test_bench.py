@@ -1,0 +1,310 @@
+"""Benchmarks: order and arithmetic of measuring; each one runs, reports, is recorded. No timing decides."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from benchmarks import attention, memory, moe, record, step
+from benchmarks.catalog import BENCHMARKS
+from benchmarks.measure import MIN_ROUNDS, Setup, Side, Timing, compare, interleave
+from benchmarks.report import Case, Figure, Target
+from dgsgpt.cli import main
+from dgsgpt.planner import plan
+
+CPU = torch.device("cpu")
+WHOLE = Setup(CPU, seconds=20.0)
+KIB = 1024
+
+
+def bench(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["bench", *arguments])
+
+
+def quick_report(name: str) -> dict[str, Any]:
+    # Compiling takes half a minute; the stance lets the compiled sides run as they are.
+    with torch.compiler.set_stance("force_eager"):
+        result = bench(name, "--quick", "--device", "cpu", "--seconds", "0", "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+# ---------------------------------------------------------------- measuring
+class Clock:
+    """Time that only passes when a side lets it."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.order = ""
+
+    def __call__(self) -> float:
+        return self.now
+
+    def side(self, name: str, *seconds: float) -> Side:
+        taken = iter(seconds)
+
+        def run() -> None:
+            self.order += name
+            self.now += next(taken)
+
+        return Side(name, run)
+
+
+def test_sides_run_in_turn_until_the_budget_is_used_up() -> None:
+    clock = Clock()
+    times = interleave([clock.side("A", 9, 2, 3, 2, 2), clock.side("B", 9, 1, 1, 2, 1)], seconds=13.5, clock=clock)
+    # 3 s, 4 s, 4 s are below 13.5 s, so that a fourth round is begun and ended; the first one is a warm-up.
+    assert clock.order == "AB" * 5
+    assert times == {"A": Timing((2, 3, 2, 2)), "B": Timing((1, 1, 2, 1))}
+
+
+def test_a_budget_that_is_too_small_still_gives_a_median() -> None:
+    clock = Clock()
+    times = interleave([clock.side("A", *[5] * 4), clock.side("B", *[7] * 4)], seconds=0, clock=clock)
+    assert [len(t.times_s) for t in times.values()] == [MIN_ROUNDS, MIN_ROUNDS]
+
+
+def test_what_a_side_left_running_is_its_own_time() -> None:
+    clock = Clock()
+    owed = 0.0
+
+    def launch() -> None:
+        nonlocal owed
+        owed += 4.0
+
+    def synchronize() -> None:
+        nonlocal owed
+        clock.now, owed = clock.now + owed, 0.0
+
+    times = interleave(
+        [Side("gpu", launch), clock.side("A", *[1] * 4)], seconds=0, synchronize=synchronize, clock=clock
+    )
+    assert times == {"gpu": Timing((4, 4, 4)), "A": Timing((1, 1, 1))}
+
+
+def test_a_ratio_is_the_median_of_its_rounds() -> None:
+    # The second round was slow for both; the sides' own medians would not know.
+    ratio = compare(Timing((3.0, 30.0, 8.0)), Timing((1.0, 15.0, 2.0)))
+    assert (ratio.value, ratio.low, ratio.high) == (3.0, 2.0, 4.0)
+    assert ratio.of_medians == 8.0 / 2.0
+
+
+@pytest.mark.parametrize("n_bytes", [64 * KIB, 1024 * KIB])
+def test_memory_counts_peak_and_what_stays(n_bytes: int) -> None:
+    def run() -> torch.Tensor:
+        kept = torch.empty(n_bytes, dtype=torch.uint8)
+        torch.empty(3 * n_bytes, dtype=torch.uint8)  # freed at once
+        torch.empty(2 * n_bytes, dtype=torch.uint8)
+        return kept
+
+    assert WHOLE.memory(run) == (4 * n_bytes, n_bytes)
+
+
+def test_memory_sees_what_an_operator_uses_inside_itself() -> None:
+    x = torch.randn(256, 64)
+    assert WHOLE.peak_bytes(lambda: torch.cdist(x, x).sum()) >= 256 * 256 * 4
+
+
+@pytest.mark.parametrize(
+    ("target", "value", "met"),
+    [
+        (Target("P4", at_least=3.0), 3.0, True),
+        (Target("P4", at_least=3.0), 2.99, False),
+        (Target("P5", at_most=1.25), 1.25, True),
+        (Target("P5", at_most=1.25), 1.26, False),
+    ],
+)
+def test_a_target_is_printed_beside_its_figure(target: Target, value: float, met: bool) -> None:
+    figure = Figure("time, a / b", value, target=target)
+    assert figure.met is met
+    assert figure.to_dict()["met"] is met
+    assert str(figure).endswith(f"target {target}: {'met' if met else 'not met'}")
+    assert Figure("time, a / b", value).met is None
+
+
+# ---------------------------------------------------------------- each benchmark
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_quick_run_reports_sides_and_ratios(name: str) -> None:
+    report = quick_report(name)
+    assert report["benchmark"] == name
+    assert report["quick"] is True
+    assert report["command"].endswith(f"dgsgpt bench {name} --device cpu --seconds 0 --quick")
+    assert {"cpu", "cpu_cores", "threads", "ram_bytes"} <= set(report["hardware"])
+    assert report["versions"]["torch"] == torch.__version__
+    assert report["cases"]
+    for case in report["cases"]:
+        assert len(case["sides"]) >= 2
+        for side in case["sides"].values():
+            check_side(side)
+        assert case["figures"]
+        for figure in case["figures"]:
+            check_figure(figure, case["sides"])
+            assert figure["target"] is None, "tiny shapes are held to no target"
+    assert any(figure["sides"] for case in report["cases"] for figure in case["figures"])
+
+
+def check_side(side: dict[str, Any]) -> None:
+    times = side["times_s"]
+    assert side["rounds"] == len(times) >= MIN_ROUNDS
+    assert side["median_s"] == statistics.median(times)
+    assert 0 < side["min_s"] == min(times) <= side["max_s"] == max(times)
+
+
+def check_figure(figure: dict[str, Any], sides: dict[str, Any]) -> None:
+    assert math.isfinite(figure["value"])
+    if figure["sides"] is None:
+        return
+    of, to = (sides[name] for name in figure["sides"])
+    rounds = [a / b for a, b in zip(of["times_s"], to["times_s"], strict=True)]
+    assert figure["value"] == pytest.approx(statistics.median(rounds))
+    assert (figure["low"], figure["high"]) == pytest.approx((min(rounds), max(rounds)))
+    assert figure["of_medians"] == pytest.approx(of["median_s"] / to["median_s"])
+
+
+def test_the_windows_memory_grows_with_the_length_and_not_with_its_square() -> None:
+    case = attention._growth(Setup(CPU, 0, quick=True), (256, 1024))
+    exponent = {f.name: f.value for f in case.figures}["exponent of peak memory from T=256 to T=1024"]
+    assert 0.9 < exponent < 1.2
+    masked = attention._sides(WHOLE, {"mask": attention._masked(1024, 256, CPU)}, 1024)[0]
+    assert WHOLE.peak_bytes(masked.run) > 0
+
+
+def test_recomputing_needs_less_memory_and_the_planner_knows() -> None:
+    (case,) = memory.run(Setup(CPU, 0, quick=True))
+    for kind in ("peak_bytes", "activations_bytes", "planned_bytes"):
+        none, selective, full = (case.facts[mode][kind] for mode in memory.MODES)
+        assert full < selective < none
+    for facts in case.facts.values():
+        assert facts["planned_bytes"] == pytest.approx(facts["peak_bytes"], rel=0.2)
+
+
+def test_experts_and_dense_network_cost_the_same_arithmetic() -> None:
+    configs = moe._configs(WHOLE, "fp32")
+    dense = plan(configs.pop(moe.DENSE))
+    assert len(configs) == 2
+    for config in configs.values():
+        assert config.tokens_per_step == 4096
+        # The router is all there is beside the two experts of half the width.
+        assert dense.flops_per_token < plan(config).flops_per_token < 1.01 * dense.flops_per_token
+
+
+def test_steps_are_measured_at_the_sizes_of_the_targets() -> None:
+    params = [plan(step._config(size, "off", "fp32")).params for size in step.SIZES]
+    assert params == pytest.approx([10.7e6, 0.8e6], rel=0.02)
+
+
+def test_a_compiler_that_does_not_work_leaves_its_sides_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.training.compile_blocks", lambda model: "no C++ compiler")
+    (case,) = step.run(Setup(CPU, 0, quick=True))
+    assert not [name for name in case.times if name.startswith("compiled")]
+    assert "left out: no C++ compiler" in case.notes
+
+
+# ---------------------------------------------------------------- the command
+def test_without_a_name_the_benchmarks_are_listed_without_torch() -> None:
+    code = (
+        "import sys; from dgsgpt.cli import main; main(['bench'], standalone_mode=False); print('torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *lines, torch_loaded = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == list(BENCHMARKS)
+    assert torch_loaded == "False"
+    assert json.loads(bench("--json").stdout) == BENCHMARKS
+
+
+def test_text_has_every_side_and_figure() -> None:
+    times = {"a": Timing((0.002, 0.004, 0.003)), "b": Timing((0.5, 0.5, 0.5))}
+    case = Case("T=8", {}, times, {"a": {"peak_bytes": 2048.0, "tokens_per_s": 5e4}})
+    case.add_ratio("time, b / a", "b", "a", Target("P4", at_least=3))
+    text = "\n".join(case.lines()).replace("\u00a0", " ")
+    assert "T=8 (3 rounds)" in text
+    assert "3.00 ms  (2.00 to 4.00)  peak 2.0 KiB  50k tokens/s" in text
+    assert "time, b / a: 166.67 (125.00 to 250.00), target P4 at least 3: met" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["atention"], "benchmark 'atention' does not exist; did you mean attention? choose one of attention, moe, "),
+        (["zzz"], "benchmark 'zzz' does not exist; choose one of attention, moe, "),
+        pytest.param(
+            ["loss", "--quick", "--device", "cuda"],
+            "--device cuda: torch finds no GPU here; use auto or cpu",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+)
+def test_a_users_error_is_one_line_and_exit_code_2(arguments: list[str], message: str) -> None:
+    result = bench(*arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {message}")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_an_installation_without_benchmarks_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("dgsgpt.cli.__file__", str(tmp_path / "dgsgpt" / "cli.py"))
+    result = bench("attention")
+    assert result.exit_code == 2
+    assert "checkout" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+# ---------------------------------------------------------------- recording
+def test_recording_writes_a_dated_json_and_a_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
+    result = bench("moe", "--quick", "--device", "cpu", "--seconds", "0", "--json", "--record")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    (written,) = (tmp_path / "results").glob("*.json")
+    assert written.name.startswith(report["date"][:10])
+    assert written.name.endswith("-moe-cpu.json")
+    assert json.loads(written.read_text()) == report
+    assert str(written) in result.stderr
+    (row,) = rows(tmp_path / "results")
+    assert report["command"] in row
+    assert torch.__version__ in row
+    assert f"{report['cases'][0]['figures'][0]['value']:.2f}" in row
+
+
+def test_rows_are_appended_with_what_has_a_target(tmp_path: Path) -> None:
+    judged = Figure("time, a / b", 3.5, 3.25, 3.75, 3.5, ("a", "b"), Target("P4", at_least=3.0)).to_dict()
+    free = Figure("peak | bytes", 7.5).to_dict()
+    report = {
+        "benchmark": "attention",
+        "date": "2026-01-02T03:04:05+00:00",
+        "command": "dgsgpt bench attention",
+        "quick": False,
+        "hardware": {"device": "cpu", "cpu": "Some | CPU", "threads": 2},
+        "versions": {"torch": "2.13"},
+        "cases": [{"case": "T=8", "figures": [judged, free]}],
+    }
+    path = record.record(report, tmp_path)
+    assert path.name == "2026-01-02T030405Z-attention-cpu.json"
+    record.record({**report, "cases": [{"case": "T=8", "figures": [free]}]}, tmp_path)
+    first, second = rows(tmp_path)
+    assert "T=8: time, a / b 3.50 (3.25 to 3.75) P4 met |" in first
+    assert "7.50" not in first
+    assert "peak \\| bytes 7.50 |" in second
+    assert {line.replace("\\|", "").count("|") for line in (first, second)} == {6}
+
+
+def rows(folder: Path) -> list[str]:
+    """Lines of the table below its heading."""
+    text = (folder / record.TABLE).read_text()
+    assert text.startswith(record.HEADING)
+    return text.removeprefix(record.HEADING).splitlines()
+
+
+def test_nothing_is_recorded_unasked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
+    assert bench("moe", "--quick", "--device", "cpu", "--seconds", "0").exit_code == 0
+    assert not (tmp_path / "results").exists()
