@@ -13,7 +13,8 @@ from torch import Tensor
 
 from benchmarks.measure import Setup, Side, compare
 from benchmarks.report import Case, Figure, Target
-from dgsgpt.model.attention import attend_all, attend_window
+from dgsgpt.model.attention import attend_all
+from dgsgpt.model.fast_attention import BACKENDS, BLOCKED, choose
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -71,9 +72,13 @@ def _growth(setup: Setup, lengths: tuple[int, ...]) -> Case:
 
 
 def _window_backends(setup: Setup) -> dict[str, Attend]:
-    """Every way to compute the window on this device, the model's own first; a further one is one more entry."""
+    """Every way to compute the window that agrees with the model's own on this device; that one comes first."""
     window = _window(setup)
-    return {f"window {window}": lambda q, k, v: attend_window(q, k, v, window=window)}
+    backends = {f"window {window}": BLOCKED}
+    for backend in BACKENDS:
+        if choose(setup.device, _dtype(setup), HEAD_DIM, 1, (backend,)).backend is backend:
+            backends[f"window {window}, {backend.name}"] = backend
+    return {name: backend.build(window) for name, backend in backends.items()}
 
 
 def _masked(T: int, window: int, device: torch.device) -> Attend:

@@ -41,12 +41,11 @@ class Experts(nn.Module):
         self.multiply: Multiply = grouped_matmul if aligned and hasattr(F, "grouped_mm") else looped_matmul
 
     def forward(self, x: Tensor, ends: Tensor) -> Tensor:
-        """Rows `x` [M, C] sorted by expert, expert e's ending at `ends[e]` (int32) -> [M, C]; it computes M rows."""
-        return self._network(x.to(compute_dtype(x)), lambda x, w: self.multiply(x, w.to(x.dtype), ends))
+        """Rows `x` [M, C] sorted by expert, expert e's ending at `ends[e]` (int32) -> [M, C].
 
-    def forward_batched(self, x: Tensor) -> Tensor:
-        """`x` [E, M, C], M rows for every expert -> [E, M, C]."""
-        return self._network(x, lambda x, w: torch.bmm(x, w.transpose(1, 2)))
+        Rows past the last end are not computed: their results, and the gradients of their inputs, are undefined.
+        """
+        return self._network(x.to(compute_dtype(x)), lambda x, w: self.multiply(x, w.to(x.dtype), ends))
 
     def _network(self, x: Tensor, times: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         return times(self.act(times(x, self.up)), self.down)
@@ -71,7 +70,9 @@ def grouped_matmul(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
 def looped_matmul(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     """The same as `grouped_matmul`, expert by expert: for torch or widths without the grouped kernel."""
     counts = torch.diff(ends, prepend=ends.new_zeros(1)).tolist()
-    return torch.cat([F.linear(rows, w) for rows, w in zip(x.split(counts), weight, strict=True)])
+    *groups, rest = x.split([*counts, len(x) - sum(counts)])
+    products = [F.linear(rows, w) for rows, w in zip(groups, weight, strict=True)]
+    return torch.cat([*products, rest.new_zeros(len(rest), weight.size(1))])
 
 
 class Choice(NamedTuple):
@@ -196,22 +197,24 @@ class CapacityMoE(MoE):
     def _dispatch(self, rows: Tensor, choice: Choice) -> tuple[Tensor, Tensor, Tensor]:
         if not self.training:
             return super()._dispatch(rows, choice)
-        N, flat = len(rows), choice.experts.flatten()
-        capacity = min(N, math.ceil(self.capacity_factor * N * self.k / self.n_expert))
+        N, E, flat = len(rows), self.n_expert, choice.experts.flatten()
+        capacity = min(N, math.ceil(self.capacity_factor * N * self.k / E))
         order = choice.scores.flatten().argsort(descending=True, stable=True)
-        order = order[flat[order].argsort(stable=True)]  # by expert; within one, still by falling score
+        order = order[flat[order].argsort(stable=True)]  # by expert; within one, by falling score
         ends = self._ends(flat[order])
         starts = F.pad(ends[:-1], (1, 0))
-        slots = starts[:, None] + torch.arange(capacity, device=ends.device)  # [E, capacity]: shapes stay static
-        filled = slots < ends[:, None]
-        taken = order[slots.clamp(max=len(order) - 1)]
-        weights = (choice.weights.flatten()[taken] * filled)[..., None]
-        origin = (taken // self.k).flatten()
-        x = rows.index_select(0, origin).unflatten(0, slots.shape)
-        y = self.experts.forward_batched(x)
-        y = (y * weights.to(y.dtype)).flatten(0, 1)
-        y = y.new_zeros(rows.shape).index_add(0, origin, y)
-        return y, shares(ends), 1 - filled.sum() / len(order)
+        kept = torch.arange(len(order), device=ends.device) - starts[flat[order]] < capacity
+        # What is dropped goes behind the last expert, and what certainly is, away: shapes do not depend on the routing.
+        order = order[(~kept).to(torch.int8).argsort(stable=True)[: E * capacity]]
+        kept_ends = torch.diff(ends, prepend=ends.new_zeros(1)).clamp(max=capacity).cumsum(0, dtype=ends.dtype)
+        inside = torch.arange(len(order), device=ends.device) < kept_ends[-1]
+        # Rows behind the last expert are undefined, forward and backward. One spare row takes them all.
+        origin = torch.where(inside, order // self.k, N)
+        weights = torch.where(inside, choice.weights.flatten()[order], 0.0)
+        y = self.experts(F.pad(rows, (0, 0, 0, 1)).index_select(0, origin), kept_ends)
+        y = y * weights.to(y.dtype)[:, None]
+        y = y.new_zeros(N + 1, rows.size(1)).index_add(0, origin, y)[:N]
+        return y, shares(ends), 1 - kept_ends[-1] / len(flat)
 
 
 def shares(ends: Tensor) -> Tensor:

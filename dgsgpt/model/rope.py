@@ -46,9 +46,9 @@ def _frequencies(theta: float, head_dim: int, factor: float, share: Share, devic
 
 
 def attention_factor(rope: RopeConfig) -> float:
-    """What multiplies queries and keys alike: for yarn `0.1 ln(factor) + 1` (eq. 22) unless given, else 1.
+    """What multiplies queries and keys alike: for yarn `0.1 ln(factor) + 1` unless given, for the others 1.
 
-    The logits so grow by its square, the paper's `1 / t`.
+    Logits so grow by its square, which Peng et al. 2023 call `1 / t` (section 3.4).
     """
     scaling = rope.scaling
     if scaling is None or scaling.kind != "yarn":

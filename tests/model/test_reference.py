@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import (
@@ -130,15 +130,23 @@ def test_llama_with_stretched_positions_gives_the_same_logits(name: str, told: b
     assert_same_logits(load_llama_like(ours, theirs), theirs)
 
 
+def magnitudes(low: float, high: float) -> st.SearchStrategy[float]:
+    """Powers of ten between two exponents: bounds of a ramp fall beyond the first and the last pair too."""
+    return st.floats(low, high).map(lambda exponent: 10.0**exponent)
+
+
 @given(
     kind=st.sampled_from(["linear", "yarn", "llama3"]),
-    theta=st.floats(10.0, 1e9),
+    theta=magnitudes(1.0, 9.0),
     head_dim=st.integers(1, 128).map(lambda half: 2 * half),
-    factor=st.floats(1.0, 1024.0),
-    original=st.integers(1, 1_000_000),
-    slow=st.floats(0.01, 100.0),
-    spread=st.floats(1.5, 1000.0),
+    factor=magnitudes(0.0, 3.0),
+    original=magnitudes(0.0, 6.0).map(int),
+    slow=magnitudes(-2.0, 2.0),
+    spread=magnitudes(0.2, 3.0),
     attention_factor=st.none() | st.floats(0.1, 10.0),
+)
+@example(  # the ramp would end beyond the last channel
+    kind="yarn", theta=10.0, head_dim=4, factor=8.0, original=60, slow=0.01, spread=1000.0, attention_factor=None
 )
 @settings(max_examples=200, deadline=None)
 def test_rotary_frequencies_equal_those_of_transformers(
