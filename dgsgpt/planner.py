@@ -1,6 +1,7 @@
 """What a config costs before anything is run: parameters, arithmetic, memory by part, and how to make it fit.
 
-The counting is in `dgsgpt.costs`; here are its sum, its verdict and its remedies. Pure arithmetic, no torch.
+The counting is in `dgsgpt.costs` and `dgsgpt.memory_plan`; here are its sum, its verdict and its remedies. Pure
+arithmetic, no torch.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from typing import Any, Literal
 from dgsgpt.config import RunConfig, build_config
 from dgsgpt.costs import (
     compute_bytes,
+    count_buffers,
     count_flops_per_token,
     count_kv_bytes_per_token,
     count_params,
-    count_transient_bytes,
 )
+from dgsgpt.memory_plan import plan_memory
 from dgsgpt.rules import put
 
 CHECKPOINT_EXTRA_BYTES = 256 * 2**10  # tokenizer, metadata, state
@@ -35,13 +37,13 @@ class Plan:
     active_params: int  # those one token passes
     flops_per_token: int  # training: forward and backward, without recomputation
     kv_bytes_per_token: int  # of a full context's cache, spread over its tokens
-    memory: dict[str, int]  # weights, gradients, optimizer, activations, logits, workspace
+    memory: dict[str, int]  # at the highest moment: weights, gradients, optimizer, activations, logits, workspace
     checkpoint_bytes: int
     total_tokens: int  # the run reads
 
     @property
     def total_bytes(self) -> int:
-        """All parts of the memory."""
+        """All parts of the memory: the most that is needed at once."""
         return sum(self.memory.values())
 
     @property
@@ -69,13 +71,8 @@ def plan(config: RunConfig, device: str = "auto") -> Plan:
         active_params=count_params(model, active=True),
         flops_per_token=count_flops_per_token(model),
         kv_bytes_per_token=count_kv_bytes_per_token(model, compute_bytes(config, device)),
-        memory={
-            "weights": 4 * params,
-            "gradients": 4 * params,
-            "optimizer": 8 * params,  # AdamW: the gradient's mean and square, in float32
-            **count_transient_bytes(config, compute_bytes(config, device)),
-        },
-        checkpoint_bytes=12 * params + CHECKPOINT_EXTRA_BYTES,
+        memory=plan_memory(config, device),
+        checkpoint_bytes=12 * params + 4 * count_buffers(model) + CHECKPOINT_EXTRA_BYTES,
         total_tokens=train.steps * config.tokens_per_step,
     )
 

@@ -20,7 +20,7 @@ LAYERS: list[set[str]] = [
     {"architecture"},
     {"schema"},
     {"config"},
-    {"hardware", "process", "costs", "planner", "profiles"},
+    {"hardware", "process", "costs", "tape", "memory_plan", "planner", "profiles"},
     {"runs", "metrics", "model", "data"},
     {"supervise", "launch", "checkpoint"},
     {"generation", "evaluation"},

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from dgsgpt.config import ModelConfig, RunConfig, build_config, layer_windows
-from dgsgpt.costs import RUNTIME_BYTES, count_flops_per_token, count_params
+from dgsgpt.costs import RUNTIME_BYTES, count_buffers, count_flops_per_token, count_params
 from dgsgpt.model import GPT
 from dgsgpt.planner import plan, remedies, verdict
-from tests.memory import measure
+from tests.tracker import live_peak, track
 
 GB = 10**9
 
@@ -40,6 +40,8 @@ def model_configs(draw: st.DrawFn) -> ModelConfig:
         "every": draw(st.integers(1, layers)),
         "expert_hidden": draw(st.sampled_from([None, 7, 16])),
         "capacity_factor": draw(st.sampled_from([None, 1.0])),
+        "dense_residual": draw(st.booleans()),
+        "balance": draw(st.sampled_from(["aux_loss", "bias"])),
     }
     return ModelConfig.model_validate(
         {
@@ -56,6 +58,9 @@ def model_configs(draw: st.DrawFn) -> ModelConfig:
             "qk_norm": draw(st.booleans()),
             "tie_embeddings": draw(st.booleans()),
             "rope": draw(st.sampled_from([None, {"theta": 10_000.0}])),
+            "positions": draw(st.sampled_from(["learned", "none"])),
+            "value_residual": draw(st.booleans()),
+            "x0_shortcut": draw(st.booleans()),
             "moe": draw(st.sampled_from([None, moe])),
         }
     )
@@ -67,6 +72,7 @@ def test_parameters_equal_those_of_the_model(config: ModelConfig) -> None:
     with torch.device("meta"):
         model = GPT(config)
     assert count_params(config) == sum(p.numel() for p in model.parameters())
+    assert count_buffers(config) == sum(b.numel() for b in model.buffers())
     idle = 0
     if config.moe:
         share = config.moe.n_expert - config.moe.n_expert_per_token
@@ -101,8 +107,10 @@ def test_matrix_flops_equal_those_torch_counts() -> None:
 
 def test_a_sliding_layer_costs_its_window_and_an_expert_only_where_it_is_used() -> None:
     full, sliding = run_config().model, run_config(window={"size": 32, "pattern": "SL"}).model
-    assert layer_windows(sliding) == [32, None, 32, None]
+    assert layer_windows(sliding) == [(32,), (None,), (32,), (None,)]
     assert count_flops_per_token(full) - count_flops_per_token(sliding) == 2 * 12 * 64 * (128 - 32)
+    both = run_config(window={"size": 32, "pattern": "B"}).model  # half of the heads of each layer, not all of half
+    assert count_flops_per_token(both) == count_flops_per_token(sliding)
     few = run_config(moe={"n_expert": 4, "n_expert_per_token": 2}).model
     many = run_config(moe={"n_expert": 8, "n_expert_per_token": 2}).model
     assert count_flops_per_token(many) - count_flops_per_token(few) == 6 * 4 * (4 * 64)  # the wider router alone
@@ -114,51 +122,115 @@ def test_the_runs_arithmetic_is_per_token_times_tokens() -> None:
     assert priced.train_flops == priced.flops_per_token * priced.total_tokens
 
 
-def test_cache_bytes_equal_the_caches() -> None:
-    for changes in ({}, {"n_kv_head": 1}):
-        config = run_config(**changes)
-        cache = GPT(config.model).make_cache(1, 128)
-        assert plan(config).kv_bytes_per_token * 128 == cache.n_bytes
+@pytest.mark.parametrize("pattern", [None, "S", "SL", "B", "SSB"])
+@pytest.mark.parametrize("n_kv_head", [4, 2, 1])
+@pytest.mark.parametrize("size", [1, 32, 128])
+def test_cache_bytes_equal_the_caches(pattern: str | None, n_kv_head: int, size: int) -> None:
+    window = {"size": size, "pattern": pattern} if pattern else None
+    config = run_config(n_kv_head=n_kv_head, window=window)
+    cache = GPT(config.model).make_cache(1, 128)
+    assert plan(config).kv_bytes_per_token == round(cache.n_bytes / 128)
 
 
 # ---------------------------------------------------------------- memory
+# Every toggle of a model that memory depends on, and what they do to each other.
 MEASURED: dict[str, dict[str, Any]] = {
-    "plain": {"rope": None, "norm": "layernorm", "mlp": "gelu", "bias": True, "n_kv_head": 4},
     "llama": {},
-    "wide": {"n_embd": 128, "n_head": 8, "n_kv_head": 1, "n_layer": 2, "tie_embeddings": False},
-    "deep": {"n_layer": 12, "n_embd": 32, "mlp": "relu2", "qk_norm": True},
-    "dropout": {"dropout": 0.1, "mlp": "relu"},
-    "long": {"block_size": 700, "n_layer": 3},
-    "window": {"block_size": 500, "window": {"size": 70, "pattern": "SSL"}},
+    "plain": {"rope": None, "norm": "layernorm", "mlp": "gelu", "bias": True, "n_kv_head": 4},
+    "no_positions": {"rope": None, "positions": "none", "mlp": "relu2"},
+    "stretched": {"rope": {"scaling": {"kind": "yarn", "factor": 4.0}}, "norm_eps": 1e-6, "zero_init": True},
+    "multi_query": {"n_embd": 128, "n_head": 8, "n_kv_head": 1, "tie_embeddings": False},
+    "qk_norm": {"qk_norm": True, "mlp": "relu", "n_kv_head": 4},
+    "dropout": {"dropout": 0.1, "mlp": "gelu"},
+    "narrow_network": {"mlp_hidden": 24, "norm": "layernorm"},
+    "long": {"block_size": 700},  # its logits come in chunks
     "small_window": {"window": {"size": 8, "pattern": "S"}, "n_kv_head": 1},
-    "moe": {"moe": {"n_expert": 4}},
-    "moe_top1": {"moe": {"n_expert": 8, "n_expert_per_token": 1, "every": 2}, "mlp": "gelu"},
-    "capacity": {"moe": {"n_expert": 4, "capacity_factor": 1.25}},
+    "padded_window": {"block_size": 500, "window": {"size": 70, "pattern": "SL"}},
+    "both": {"block_size": 300, "window": {"size": 40, "pattern": "BS"}, "qk_norm": True},
+    "both_multi_query": {"block_size": 300, "window": {"size": 100, "pattern": "B"}, "n_kv_head": 1},
+    "values": {"value_residual": True, "window": {"size": 64, "pattern": "SL"}, "block_size": 256},
+    "shortcuts": {"value_residual": True, "x0_shortcut": True, "n_layer": 3},
+    "experts": {"moe": {"n_expert": 4}},
+    "one_expert": {"moe": {"n_expert": 8, "n_expert_per_token": 1, "every": 2}, "mlp": "gelu"},
+    "capacity": {"moe": {"n_expert": 4, "capacity_factor": 0.75, "balance": "bias"}},
     "shared": {"moe": {"n_expert": 4, "capacity_factor": 1.0, "n_shared_expert": 1}, "bias": True},
+    "residual": {"moe": {"n_expert": 4, "dense_residual": True, "n_shared_expert": 1, "expert_hidden": 64}},
+    "experts_dropout": {"moe": {"n_expert": 4, "dense_residual": True, "renormalize": False}, "dropout": 0.1},
+    "softcap": {"logit_softcap": 30.0, "vocab_size": 512},
+    "vocabulary": {"vocab_size": 32_000},
+    "vocabulary_untied": {"vocab_size": 32_000, "tie_embeddings": False, "n_embd": 128},
+    "vocabulary_softcap": {"vocab_size": 32_000, "logit_softcap": 30.0},
+    "accumulated": {"train": {"grad_accum_steps": 2}},
+    "accumulated_vocabulary": {"train": {"grad_accum_steps": 2}, "vocab_size": 32_000},
+    "heavy": {"n_embd": 256, "block_size": 32, "train": {"micro_batch_size": 1, "grad_accum_steps": 2}},
+    "heavy_vocabulary": {"n_embd": 256, "block_size": 32, "vocab_size": 8_000, "train": {"micro_batch_size": 1}},
 }
+GPT2: dict[str, Any] = {  # of 124M parameters
+    "n_layer": 12, "n_head": 12, "n_kv_head": 12, "n_embd": 768, "block_size": 1024, "vocab_size": 50_257,
+    "rope": None, "norm": "layernorm", "mlp": "gelu", "bias": True, "train": {"micro_batch_size": 4},
+}  # fmt: skip
+COMBINATIONS = [(mode, precision) for precision in ("fp32", "bf16") for mode in ("none", "full", "selective")]
 
 
-@pytest.mark.parametrize("name", MEASURED)
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("mode", ["none", "full", "selective"])
-def test_planned_memory_is_near_what_torch_allocates(name: str, precision: str, mode: str) -> None:
-    train = {"precision": precision, "gradient_checkpointing": mode, "micro_batch_size": 24}
-    config = run_config(**MEASURED[name], train=train)
-    memory, measured = plan(config).memory, measure(config)
-    assert memory["activations"] == pytest.approx(measured.activations, rel=0.15)
-    # Gradients grow while activations shrink, so the plan, which adds both, is above the peak by less than them.
-    passing = memory["activations"] + memory["logits"] + memory["workspace"] - RUNTIME_BYTES
-    assert measured.peak <= 1.05 * (passing + memory["gradients"])
-    assert passing <= 1.25 * measured.peak
+def measured_config(model: dict[str, Any], mode: str, precision: str) -> RunConfig:
+    settings = {"micro_batch_size": 24, "precision": precision, "gradient_checkpointing": mode}
+    model = {"n_layer": 2, **model}
+    return run_config(kind="char", **{"vocab_size": 256, **model, "train": {**settings, **model.get("train", {})}})
 
 
-def test_weights_and_optimizer_are_sixteen_bytes_to_a_parameter() -> None:
+def cases() -> list[Any]:
+    """Each config in two of the six combinations of mode and precision, in turn; the large one in one."""
+    chosen = [(name, COMBINATIONS[(i + 4 * j) % 6]) for i, name in enumerate(MEASURED) for j in range(2)]
+    chosen.append(("gpt2", ("none", "fp32")))
+    return [pytest.param(name, *combination, id="-".join((name, *combination))) for name, combination in chosen]
+
+
+@pytest.mark.parametrize(("name", "mode", "precision"), cases())
+def test_planned_memory_is_that_of_the_memory_tracker(name: str, mode: str, precision: str) -> None:
+    """Within 5 % of torch's tracker.
+
+    The largest deviation seen among these configs in all six combinations is WORST; among 400 random ones, most of
+    them tiny, it was RANDOM, and half of them were within 0.01 %.
+    """
+    config = measured_config(GPT2 if name == "gpt2" else MEASURED[name], mode, precision)
+    priced, tracked = plan(config, "cpu"), track(config)
+    memory = priced.memory
+    assert priced.total_bytes - RUNTIME_BYTES == pytest.approx(tracked["Total"], rel=0.05)
+    assert memory["weights"] == tracked["Parameter"] + tracked["Buffer"]
+    assert memory["optimizer"] == pytest.approx(tracked["Optstate"], rel=0.001)  # it also counts its steps
+    # The tracker calls a gradient one when it has arrived, and all that comes from a forward pass an activation.
+    passing = sum(tracked[kind] for kind in ("Gradient", "Activation", "Temp"))
+    planned = sum(memory[part] for part in ("gradients", "activations", "logits", "workspace")) - RUNTIME_BYTES
+    assert planned == pytest.approx(passing, rel=0.1)
+    assert memory["activations"] <= 1.05 * tracked["Activation"]
+
+
+@pytest.mark.parametrize("name", ["llama", "both", "shared", "experts", "accumulated"])
+def test_the_tracker_sees_with_fake_tensors_what_real_ones_take(name: str) -> None:
+    config = measured_config({**MEASURED[name], "block_size": 96}, "selective", "fp32")
+    assert track(config)["Total"] == live_peak(config)
+
+
+def test_checkpointing_and_accumulation_show_in_the_plan() -> None:
+    none, selective, full = (
+        plan(run_config(train={"gradient_checkpointing": mode, "micro_batch_size": 32})).memory["activations"]
+        for mode in ("none", "selective", "full")
+    )
+    assert full < selective < none
+    once, twice = (plan(run_config(train={"grad_accum_steps": n, "micro_batch_size": 32})) for n in (1, 2))
+    # At the loss, the highest moment of both, gradients are there only from micro-batches before.
+    assert once.memory["gradients"] == 0
+    assert twice.memory["gradients"] == 4 * twice.params
+
+
+def test_weights_and_optimizer_are_twelve_bytes_to_a_parameter() -> None:
     priced = plan(run_config())
-    state = sum(priced.memory[part] for part in ("weights", "gradients", "optimizer"))
-    assert state == 16 * priced.params
+    assert priced.memory["weights"] + priced.memory["optimizer"] == 12 * priced.params
     assert set(priced.memory) == {"weights", "gradients", "optimizer", "activations", "logits", "workspace"}
     assert priced.total_bytes == sum(priced.memory.values())
     assert all(isinstance(n, int) for n in priced.memory.values())
+    balanced = plan(run_config(moe={"n_expert": 4, "balance": "bias"}))
+    assert balanced.memory["weights"] == 4 * balanced.params + 4 * 4 * 4  # a bias for each expert of each layer
 
 
 def test_the_device_settles_automatic_precision() -> None:

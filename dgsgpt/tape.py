@@ -1,0 +1,235 @@
+"""What the operators of a block keep between the forward and the backward pass, and what passes by on the way back.
+
+A block is a list of operators in the order of its forward pass. The backward pass goes through it from the end, and
+each operator then frees what it kept. What is differentiated in one go, a norm say, is one operator here, taken at its
+highest point. The operators are those torch runs on CPUs. Fused kernels of a GPU keep the same tensors, but for two
+that cannot be seen from here: other windowed kernels, and keys repeated for grouped heads in float32. Pure arithmetic.
+"""
+
+# ruff: noqa: N806 - shapes are written B, T, C as in the papers; the legend is in dgsgpt/model/__init__.py
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from dgsgpt.architecture import MIN_WINDOW_BLOCK, ModelConfig, Windows
+
+# Gradients and temporaries of one backward pass, in units of the tensor that is differentiated.
+RMSNORM_PASSING = 4  # d(x^2) is 2 * x^1 * gradient, each factor a tensor, beside what has come another way
+LAYERNORM_PASSING = 2  # one kernel: the gradient that comes and the one that goes
+RELU2_PASSING = 4  # the square again, written as a power
+GATE_PASSING = 3  # the product's gradient and those of both factors
+ROPE_RISING = 4  # halves exchanged, the products with cosine and sine, their sum; all in float32
+
+
+class Op(NamedTuple):
+    """One operator as its backward pass sees it; bytes, but for `weights`."""
+
+    kept: float  # what it keeps for its backward pass and no other operator does
+    passing: float  # gradients and temporaries at the highest point of its backward pass
+    weights: int = 0  # elements of the matrices it multiplies by
+    product: float = 0.0  # results that selective checkpointing keeps: of matrix products and attention
+    rising: float = 0.0  # temporaries of its forward pass, where one that is repeated may be higher than the way back
+
+
+class Kind(NamedTuple):
+    """What tells the blocks of one network apart."""
+
+    windows: Windows
+    moe: bool
+    first: bool  # the first block has nothing earlier to mix in, and others mix its values in
+
+
+class Flow(NamedTuple):
+    """What is alive around a feed-forward network; bytes."""
+
+    kept_input: float  # its input, unless something else keeps that
+    waiting: float  # gradients of other ways through the block
+    incoming: float  # gradient of its result, unless that is one of these
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """B sequences of T tokens on their way through the network, and the sizes of their tensors in bytes."""
+
+    model: ModelConfig
+    sequences: int
+    e: int  # bytes of a number in matrix products
+
+    @property
+    def tokens(self) -> int:
+        """N = B T."""
+        return self.sequences * self.model.block_size
+
+    @property
+    def stream(self) -> int:
+        """The residual stream, or a gradient of it: always float32."""
+        return 4 * self.tokens * self.model.n_embd
+
+    @property
+    def wide(self) -> int:
+        """What a matrix product reads or gives in width C."""
+        return self.e * self.tokens * self.model.n_embd
+
+    @property
+    def narrow(self) -> int:
+        """Keys, or values."""
+        return self.e * self.tokens * self.model.n_kv_head * self.model.head_dim
+
+    @property
+    def cast(self) -> int:
+        """A copy of the stream in the dtype of matrix products; nothing where it has that already."""
+        return self.wide if self.e < 4 else 0
+
+    @property
+    def branch(self) -> int:
+        """The gradient of what a branch adds to the stream, where cast or dropout make it another than the stream's."""
+        return self.wide if self.e < 4 or self.model.dropout else 0
+
+
+def block_ops(batch: MicroBatch, kind: Kind) -> list[Op]:
+    """The operators of a block; what they keep includes what enters it."""
+    model = batch.model
+    ops = []
+    if model.x0_shortcut and not kind.first:
+        # It keeps what it mixes; the first stream is kept by the first block. Two gradients, and one for the shares.
+        ops.append(Op(batch.stream, 3 * batch.stream))
+    ops += [norm_op(batch, residual=True), *_attention_ops(batch, kind), *_dropout_ops(batch)]
+    ops.append(norm_op(batch, residual=True))
+    dense = Flow(batch.wide, batch.stream, batch.branch)
+    ops += _moe_ops(batch) if kind.moe else _network_ops(batch, batch.tokens, model.hidden, dense)
+    return ops + _dropout_ops(batch)
+
+
+def norm_op(batch: MicroBatch, residual: bool) -> Op:
+    """A norm of the stream; what it gives is counted with the product that reads it.
+
+    RMSNorm keeps its input, a root for each token, and the value before the gain; LayerNorm its input, mean and
+    deviation. In a block (`residual`) the gradient that goes past a norm waits for it.
+    """
+    if batch.model.norm == "layernorm":
+        waiting = batch.stream if residual else 0
+        return Op(batch.stream + 8 * batch.tokens, waiting + LAYERNORM_PASSING * batch.stream)
+    # What has come another way is here one of the tensors counted: the norm adds to it half way.
+    return Op(2 * batch.stream + 4 * batch.tokens, RMSNORM_PASSING * batch.stream)
+
+
+def _dropout_ops(batch: MicroBatch) -> list[Op]:
+    """Dropout keeps its noise, in the dtype of what it thins out."""
+    return [Op(batch.wide, batch.stream + 2 * batch.wide)] if batch.model.dropout else []
+
+
+# ---------------------------------------------------------------- attention
+def _attention_ops(batch: MicroBatch, kind: Kind) -> list[Op]:
+    model, C = batch.model, batch.model.n_embd
+    narrow = model.n_kv_head * model.head_dim
+    heads = batch.wide + 2 * batch.narrow
+    # Queries, keys and values; what rotary positions then turn need not be kept.
+    ops = [Op(batch.wide, batch.stream + heads + 2 * batch.wide, C * (C + 2 * narrow), heads)]
+    if model.qk_norm:
+        ops.append(_qk_norm_op(batch))
+    if model.rope:
+        copies = ROPE_RISING + (1 if batch.e < 4 else 0)  # of the queries; one more to make them float32
+        ops[-1] = ops[-1]._replace(rising=copies * batch.stream)
+    if model.value_residual and not kind.first:
+        ops.append(Op(batch.narrow, batch.stream + heads + 2 * batch.narrow))
+    cut = [_blocks(model, window) for window in kind.windows]
+    ops.append(_attend_op(batch, cut))
+    if model.value_residual and kind.first and model.n_layer > 1 and all(cut):
+        ops.append(Op(batch.narrow, batch.stream + heads))  # values for later layers; blocks are copies of them
+    # Blocks and halves of heads are joined in a new tensor; else the output layer keeps attention's own result.
+    joined = len(cut) > 1 or cut[0] is not None
+    ops.append(Op(batch.wide if joined else 0, batch.stream + 2 * batch.wide, C * C, batch.wide))
+    return ops
+
+
+def _qk_norm_op(batch: MicroBatch) -> Op:
+    """RMSNorm of queries and keys in float32: inputs, their values before the gain, a root for each head."""
+    model, N = batch.model, batch.tokens
+    queries, keys = 4 * N * model.n_embd, 4 * N * model.n_kv_head * model.head_dim
+    kept = 2 * (queries + keys) + 4 * N * (model.n_head + model.n_kv_head)
+    return Op(kept, batch.stream + batch.narrow + RMSNORM_PASSING * queries)
+
+
+def _blocks(model: ModelConfig, window: int | None) -> tuple[int, int] | None:
+    """Into how many blocks of which length `attend_window` cuts the context; None where all is in sight."""
+    T = model.block_size
+    if window is None or window >= T:
+        return None
+    size = math.ceil(max(window, min(MIN_WINDOW_BLOCK, T)) / 8) * 8
+    return math.ceil(T / size), size
+
+
+def _attend_op(batch: MicroBatch, cut: list[tuple[int, int] | None]) -> Op:
+    """Attention keeps queries, keys, values, its result and the logarithm of each row's sum.
+
+    `cut` has the blocks of each window of the layer; with two, each has its half of the query heads.
+    """
+    model, e = batch.model, batch.e
+    C, H, narrow = model.n_embd, model.n_head, model.n_kv_head * model.head_dim
+    share = 1 / len(cut)
+    kv_share = 1.0 if model.n_kv_head == 1 else share  # a single key/value head serves both halves
+    kept = product = 0.0
+    if not all(cut):
+        kept += batch.wide + 2 * batch.narrow  # also where half of them is needed: a view keeps all
+    for blocks in cut:
+        count, size = blocks or (1, model.block_size)
+        padded = batch.sequences * count * size
+        product += share * padded * (e * C + 4 * H)
+        if blocks:
+            # Copies; all blocks but the first hold the keys of two. One mask for the first, a wider for the others.
+            kept += padded * e * (share * C + 2 * kv_share * narrow * (2 - 1 / count))
+            kept += e * size**2 * (3 if count > 1 else 1)
+    return Op(kept + product, batch.stream + 2 * batch.wide + 2 * batch.narrow, 0, product)
+
+
+# ---------------------------------------------------------------- feed-forward networks
+def _network_ops(batch: MicroBatch, rows: float, hidden: int, flow: Flow, copies: int = 1) -> list[Op]:
+    """A network `hidden` wide on `rows` rows, shared out among `copies` of its matrices."""
+    kind, C = batch.model.mlp, batch.model.n_embd
+    inner, outer, matrix = rows * batch.e * hidden, rows * batch.e * C, copies * C * hidden
+    if kind == "swiglu":
+        # Kept: the gate before and after SiLU, and what it gates.
+        first = Op(flow.kept_input, flow.waiting + 2 * inner + 2 * outer, 2 * matrix, 2 * inner)
+        middle = Op(3 * inner, flow.waiting + GATE_PASSING * inner)
+    else:
+        # Kept: GELU's input; ReLU's result, which the next product reads; with its square both.
+        first = Op(flow.kept_input, flow.waiting + inner + outer, matrix, inner)
+        middle = Op(inner, flow.waiting + (RELU2_PASSING if kind == "relu2" else 2) * inner)
+    read = 0 if kind == "relu" else inner
+    return [first, middle, Op(read, flow.waiting + flow.incoming + inner, matrix, outer)]
+
+
+def _moe_ops(batch: MicroBatch) -> list[Op]:
+    """Router, rows gathered for the experts, these, their results put back; then the network beside them."""
+    model, moe, N = batch.model, batch.model.moe, batch.tokens
+    assert moe is not None
+    E, K = moe.n_expert, moe.n_expert_per_token
+    # Logits and probabilities in float32; weights, numbers of experts and orders of rows, most in 8 bytes.
+    if moe.capacity_factor is None:
+        slots, results = N * K, 1  # results in the order of the tokens
+        routing, incoming = N * (8 * E + 36 * K), batch.branch
+    else:
+        slots = min(N * K, E * min(N, math.ceil(moe.capacity_factor * N * K / E)))
+        results = 2  # and after they are weighted
+        routing, incoming = N * (8 * E + 16 * K) + 21 * slots, 0  # gathered, and one of the two is free again
+    outer = slots * batch.e * model.n_embd
+    # While results are added up: them weighted and their sum, or zeros and what is added to them. What attention has
+    # given lies there too until the network returns, and what the network reads.
+    adding = (outer + batch.wide if results == 1 else 2 * batch.wide) + batch.wide + batch.cast
+    # The network beside the experts comes first on the way back: the gradient of its input waits.
+    waiting = batch.stream + (batch.wide if model.shared_hidden else 0)
+    # The router reads float32: a copy, unless the norm gives that. Its small matrix is never cast and counts for none.
+    ops = [
+        Op(batch.stream + routing, waiting + 2 * batch.stream, 0, 4 * N * E),
+        Op(outer, waiting + batch.wide + 2 * outer),
+        *_network_ops(batch, slots, model.expert_hidden, Flow(0, waiting, outer), copies=E),
+        Op(results * outer, waiting + incoming + 2 * outer, rising=adding),
+    ]
+    if model.shared_hidden:
+        # The gradient of the sum goes to both and waits for the experts.
+        flow = Flow(batch.cast, batch.stream + batch.branch, 0)
+        ops += _network_ops(batch, N, model.shared_hidden, flow)
+    return ops
