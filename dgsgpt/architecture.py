@@ -17,6 +17,7 @@ Windows = tuple[int | None, ...]  # how many tokens the heads of one layer see; 
 
 # What both the network and the planner go by; the planner must not import torch.
 MIN_WINDOW_BLOCK = 64  # a block of queries is at least this long: with a window of 4, blocks of 4 would be all overhead
+SHORT_ATTENTION = 256  # fewer bfloat16 queries at once are attended in float32 on CPUs, whose kernel is faster there
 LOSS_CHUNK_LOGITS = 2**21  # logits that exist at once where the loss is computed in chunks: 8 MiB in float32
 MIN_LOSS_CHUNK = {"cpu": 256, "cuda": 2048}  # rows; fewer would leave the processor waiting
 

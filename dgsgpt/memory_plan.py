@@ -75,7 +75,7 @@ class StepMemory:
         self.model, self.mode = config.model, config.train.gradient_checkpointing
         self.e = compute_bytes(config, device)
         self.device = "cuda" if settled_device(config, device) == "cuda" else "cpu"
-        self.batch = MicroBatch(self.model, config.train.micro_batch_size, self.e)
+        self.batch = MicroBatch(self.model, config.train.micro_batch_size, self.e, self.device == "cpu")
         # Gradients of the micro-batches before lie there all the time; new ones are added to them and freed.
         self.accumulates = config.train.grad_accum_steps > 1
         self.gradients = 4.0 * count_params(self.model)
@@ -187,16 +187,22 @@ class StepMemory:
         kept = multiplied = 0.0
         moments = []
         for op in ops:
-            kept, multiplied = kept + op.kept, multiplied + op.weights
+            multiplied, later = multiplied + op.weights, later - op.weights
+            copies = copied * multiplied
             if op.rising and self.mode != "none":
                 waiting = self.batch.stream + self.batch.branch  # gradients, which have come as far as this block
                 rising = waiting + op.rising + max(ahead, op.product)
-                moments.append(Moment(0.0, kept, 0.0, rising + copied * multiplied))
+                moments.append(Moment(0.0, kept + op.kept, 0.0, rising + copies))
             ahead -= op.product
-            # Gradients of this operator's weights, and of later ones' unless they have been added to those before.
-            gradients = 4 * (op.weights if self.accumulates else later)
-            later -= op.weights
-            moments.append(Moment(gradients, kept, 0.0, op.passing + copied * multiplied + unread))
+            # Gradients of later operators' weights are there, unless they have been added to those before.
+            done, own, passing = 0 if self.accumulates else 4 * later, 4 * op.weights, op.passing + copies + unread
+            if copied:
+                # That of this one comes in bf16, and when its input is free is cast; by then the copy is, too.
+                moments.append(Moment(done, kept + op.kept, 0.0, passing + copied * op.weights))
+                moments.append(Moment(done + own, kept, 0.0, passing))
+            else:
+                moments.append(Moment(done + own, kept + op.kept, 0.0, passing))
+            kept += op.kept
         return max(moments, key=sum)
 
     def _unread(self, ops: list[Op], kind: Kind) -> float:

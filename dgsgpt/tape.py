@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from dgsgpt.architecture import MIN_WINDOW_BLOCK, ModelConfig, Windows
+from dgsgpt.architecture import MIN_WINDOW_BLOCK, SHORT_ATTENTION, ModelConfig, Windows
 
 # Gradients and temporaries of one backward pass, in units of the tensor that is differentiated.
 RMSNORM_PASSING = 4  # d(x^2) is 2 * x^1 * gradient, each factor a tensor, beside what has come another way
@@ -57,6 +57,11 @@ class MicroBatch:
     model: ModelConfig
     sequences: int
     e: int  # bytes of a number in matrix products
+    cpu: bool = True  # its kernels, or those of a GPU
+
+    def attention_bytes(self, queries: int) -> int:
+        """Bytes of a number while so many queries are attended at once: CPUs turn few of them into float32."""
+        return 4 if self.cpu and queries < SHORT_ATTENTION else self.e
 
     @property
     def tokens(self) -> int:
@@ -137,10 +142,12 @@ def _attention_ops(batch: MicroBatch, kind: Kind) -> list[Op]:
         ops.append(Op(batch.narrow, batch.stream + heads + 2 * batch.narrow))
     cut = [_blocks(model, window) for window in kind.windows]
     ops.append(_attend_op(batch, cut))
-    if model.value_residual and kind.first and model.n_layer > 1 and all(cut):
-        ops.append(Op(batch.narrow, batch.stream + heads))  # values for later layers; blocks are copies of them
-    # Blocks and halves of heads are joined in a new tensor; else the output layer keeps attention's own result.
-    joined = len(cut) > 1 or cut[0] is not None
+    cast = batch.attention_bytes(model.block_size) != batch.e
+    if model.value_residual and kind.first and model.n_layer > 1 and (all(cut) or cast):
+        ops.append(Op(batch.narrow, batch.stream + heads))  # values for later layers; attention keeps copies of them
+    # Blocks and halves of heads are joined in a new tensor, a result in float32 is cast to one; else the output layer
+    # keeps attention's own.
+    joined = len(cut) > 1 or cut[0] is not None or cast
     ops.append(Op(batch.wide if joined else 0, batch.stream + 2 * batch.wide, C * C, batch.wide))
     return ops
 
@@ -167,22 +174,26 @@ def _attend_op(batch: MicroBatch, cut: list[tuple[int, int] | None]) -> Op:
 
     `cut` has the blocks of each window of the layer; with two, each has its half of the query heads.
     """
-    model, e = batch.model, batch.e
+    model = batch.model
     C, H, narrow = model.n_embd, model.n_head, model.n_kv_head * model.head_dim
     share = 1 / len(cut)
     kv_share = 1.0 if model.n_kv_head == 1 else share  # a single key/value head serves both halves
-    kept = product = 0.0
-    if not all(cut):
+    kept = product = cast = 0.0
+    if not all(cut) and batch.attention_bytes(model.block_size) == batch.e:
         kept += batch.wide + 2 * batch.narrow  # also where half of them is needed: a view keeps all
     for blocks in cut:
         count, size = blocks or (1, model.block_size)
         padded = batch.sequences * count * size
+        e = batch.attention_bytes(size)
         product += share * padded * (e * C + 4 * H)
+        if e != batch.e:  # gradients in float32 beside those in the dtype of matrix products
+            cast += padded * e * (2 * share * C + 2 * kv_share * narrow)
+            kept += 0 if blocks else padded * e * (share * C + 2 * kv_share * narrow)
         if blocks:
             # Copies; all blocks but the first hold the keys of two. One mask for the first, a wider for the others.
             kept += padded * e * (share * C + 2 * kv_share * narrow * (2 - 1 / count))
             kept += e * size**2 * (3 if count > 1 else 1)
-    return Op(kept + product, batch.stream + 2 * batch.wide + 2 * batch.narrow, 0, product)
+    return Op(kept + product, batch.stream + max(cast, 2 * batch.wide + 2 * batch.narrow), 0, product)
 
 
 # ---------------------------------------------------------------- feed-forward networks

@@ -235,7 +235,7 @@ def test_weights_and_optimizer_are_twelve_bytes_to_a_parameter() -> None:
 
 def test_the_device_settles_automatic_precision() -> None:
     automatic = run_config()
-    assert plan(automatic, "cuda").memory == plan(run_config(train={"precision": "bf16"})).memory
+    assert plan(automatic, "cuda").memory == plan(run_config(train={"precision": "bf16"}), "cuda").memory
     assert plan(automatic, "cpu").memory == plan(run_config(train={"precision": "fp32"})).memory
 
 

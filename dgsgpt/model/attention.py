@@ -8,6 +8,7 @@ A layer's kind is one function for each of its windows, chosen when the layer is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgsgpt.architecture import MIN_WINDOW_BLOCK, Windows
+from dgsgpt.architecture import MIN_WINDOW_BLOCK, SHORT_ATTENTION, Windows
 from dgsgpt.config import ModelConfig
 from dgsgpt.model.cache import Past
 from dgsgpt.model.norm import RMSNorm
@@ -107,10 +108,19 @@ def attend_all(q: Tensor, k: Tensor, v: Tensor, starts: Tensor | None = None) ->
     if starts is not None:
         return _attend_documents(q, k, v, starts, grouped)
     if S == T:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+        attend = partial(F.scaled_dot_product_attention, is_causal=True, enable_gqa=grouped)
+        return _scaled_dot_product(q, k, v, attend)
     # One new token sees all that the cache holds; several see each other causally.
     mask = None if T == 1 else torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
+
+
+def _scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, attend: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+    """`attend`, one of torch's; short bfloat16 queries on CPUs in float32: 1.3 to 3 times as fast below 256 of them."""
+    if q.dtype != torch.bfloat16 or q.is_cuda or q.size(2) >= SHORT_ATTENTION:
+        return attend(q, k, v)
+    with torch.autocast(q.device.type, enabled=False):  # it would turn them back
+        return attend(q.float(), k.float(), v.float()).to(q.dtype)
 
 
 def _attend_documents(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, grouped: bool) -> Tensor:
@@ -164,8 +174,12 @@ def _attend_blocks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     # Copies, where these are views: what is kept for the backward pass is then the blocks, not the whole beside them.
     shape = q.shape
     q, k, v = (x.flatten(0, 2).contiguous() for x in (q, k, v))
-    k, v = (x.expand(-1, q.size(1), -1, -1) for x in (k, v))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).view(shape)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        k, v = (x.expand(-1, q.size(1), -1, -1) for x in (k, v))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+    return _scaled_dot_product(q, k, v, attend).view(shape)
 
 
 def _band(size: int, window: int, device: torch.device) -> Tensor:
