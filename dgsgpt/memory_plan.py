@@ -29,6 +29,8 @@ from dgsgpt.tape import Kind, MicroBatch, Op, block_ops, norm_op
 # Bytes to a logit of a chunk where a cap rules torch's operator out: logits, their gradient and two temporaries; three
 # tensors on the way through the cap, while logits and gradient of the chunk before are still there.
 CHUNK_GRADIENT, CHUNK_CAP = 16, 12
+# The same without a cap in half precision: no temporaries but the gradient's cast; logits before and after their cast.
+CHUNK_HALF_GRADIENT, CHUNK_HALF = 10, 6
 
 
 class Moment(NamedTuple):
@@ -143,19 +145,21 @@ class StepMemory:
         """Within the operator: gradients of input and matrix, and the logits of one chunk."""
         before, kept, _, cached = start
         chunk, matrix, batch = rows * vocab_size(self.model), self.e * self.table, self.batch
-        if self.model.logit_softcap is not None:
+        if self.model.logit_softcap is not None or self.e < 4:
             following = min(rows, batch.tokens - rows) * vocab_size(self.model)
-            logits = max(CHUNK_GRADIENT * chunk, (4 + self.e) * chunk + CHUNK_CAP * following)
+            capped = self.model.logit_softcap is not None
+            gradient, fresh = (CHUNK_GRADIENT, CHUNK_CAP) if capped else (CHUNK_HALF_GRADIENT, CHUNK_HALF)
+            logits = max(gradient * chunk, (4 + self.e) * chunk + fresh * following)
             yield Moment(before + 4 * self.table, kept, logits, cached + batch.wide)
             # Scaled by the loss's gradient into new tensors.
             yield Moment(before + 8 * self.table, kept, 0.0, 2 * batch.wide)
         elif self.device == "cpu":
-            # A second matrix sums up a chunk; the matrix's rows of the chunk's labels are gathered.
+            # The matrix's rows of the chunk's labels are gathered.
             gathered = rows * self.e * self.model.n_embd
-            yield Moment(before + 2 * matrix, kept, chunk * self.e, cached + batch.wide + gathered)
+            yield Moment(before + matrix, kept, chunk * self.e, cached + batch.wide + gathered)
         else:
-            # By the source of torch's "compact" policy: logits in float32, and a copy for products in bfloat16.
-            yield Moment(before + matrix, kept, chunk * (4 + (2 if self.e < 4 else 0)), cached + batch.wide)
+            # By the source of torch's operator, unmeasured: the same without rows gathered.
+            yield Moment(before + matrix, kept, chunk * self.e, cached + batch.wide)
 
     # ------------------------------------------------------------ one block
     def _block(self, kind: Kind) -> BlockMemory:

@@ -27,6 +27,42 @@ from dgsgpt.train.parallel import apply_gradient_checkpointing
 from dgsgpt.train.stepper import Stepper
 from tests.memory import LiveBytes
 
+# Every toggle of a model that memory depends on, and what they do to each other.
+MEASURED: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "plain": {"rope": None, "norm": "layernorm", "mlp": "gelu", "bias": True, "n_kv_head": 4},
+    "no_positions": {"rope": None, "positions": "none", "mlp": "relu2"},
+    "stretched": {"rope": {"scaling": {"kind": "yarn", "factor": 4.0}}, "norm_eps": 1e-6, "zero_init": True},
+    "multi_query": {"n_embd": 128, "n_head": 8, "n_kv_head": 1, "tie_embeddings": False},
+    "qk_norm": {"qk_norm": True, "mlp": "relu", "n_kv_head": 4},
+    "dropout": {"dropout": 0.1, "mlp": "gelu"},
+    "narrow_network": {"mlp_hidden": 24, "norm": "layernorm"},
+    "long": {"block_size": 700},  # its logits come in chunks
+    "small_window": {"window": {"size": 8, "pattern": "S"}, "n_kv_head": 1},
+    "padded_window": {"block_size": 500, "window": {"size": 70, "pattern": "SL"}},
+    "both": {"block_size": 300, "window": {"size": 40, "pattern": "BS"}, "qk_norm": True},
+    "both_multi_query": {"block_size": 300, "window": {"size": 100, "pattern": "B"}, "n_kv_head": 1},
+    "values": {"value_residual": True, "window": {"size": 64, "pattern": "SL"}, "block_size": 256},
+    "shortcuts": {"value_residual": True, "x0_shortcut": True, "n_layer": 3},
+    "experts": {"moe": {"n_expert": 4}},
+    "one_expert": {"moe": {"n_expert": 8, "n_expert_per_token": 1, "every": 2}, "mlp": "gelu"},
+    "capacity": {"moe": {"n_expert": 4, "capacity_factor": 0.75, "balance": "bias"}},
+    "shared": {"moe": {"n_expert": 4, "capacity_factor": 1.0, "n_shared_expert": 1}, "bias": True},
+    "residual": {"moe": {"n_expert": 4, "dense_residual": True, "n_shared_expert": 1, "expert_hidden": 64}},
+    "experts_dropout": {"moe": {"n_expert": 4, "dense_residual": True, "renormalize": False}, "dropout": 0.1},
+    "softcap": {"logit_softcap": 30.0, "vocab_size": 512},
+    "vocabulary": {"vocab_size": 32_000},
+    "vocabulary_untied": {"vocab_size": 32_000, "tie_embeddings": False, "n_embd": 128},
+    "vocabulary_softcap": {"vocab_size": 32_000, "logit_softcap": 30.0},
+    "accumulated": {"train": {"grad_accum_steps": 2}},
+    "accumulated_vocabulary": {"train": {"grad_accum_steps": 2}, "vocab_size": 32_000},
+    "heavy": {"n_embd": 256, "block_size": 32, "train": {"micro_batch_size": 1, "grad_accum_steps": 2}},
+    "heavy_vocabulary": {"n_embd": 256, "block_size": 32, "vocab_size": 8_000, "train": {"micro_batch_size": 1}},
+}
+GPT2: dict[str, Any] = {  # of 124M parameters
+    "n_layer": 12, "n_head": 12, "n_kv_head": 12, "n_embd": 768, "block_size": 1024, "vocab_size": 50_257,
+    "rope": None, "norm": "layernorm", "mlp": "gelu", "bias": True, "train": {"micro_batch_size": 4},
+}  # fmt: skip
 CHUNKED_LOSS = "linear_cross_entropy_batch_chunked"
 
 

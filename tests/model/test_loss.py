@@ -59,7 +59,7 @@ def test_chunks_in_half_precision_stay_close_to_full(own: bool) -> None:
     function = ChunkedCrossEntropy.apply if own else chunked_cross_entropy
     actual = function(x.bfloat16(), weight.bfloat16(), targets, 64, None)
     assert actual.dtype == torch.float32
-    assert actual.item() == pytest.approx(expected.item(), rel=1e-2)
+    assert actual.item() == pytest.approx(expected.item(), rel=2e-3)
     for a, b in zip(torch.autograd.grad(actual, (x, weight)), wanted, strict=True):
         assert (a - b).norm() < 0.02 * b.norm()
 
