@@ -108,7 +108,7 @@ def memory_bar(outlook: Outlook) -> None:
             '<div role="img" aria-label="{}" style="position:relative;height:16px;border-radius:4px;background:{};'
             'display:flex;overflow:hidden">{}{}{}</div>'
             '<div style="display:flex;justify-content:space-between;font-size:12px;color:{};padding-top:3px">'
-            "<span>0</span><span>in use by others {} of {}</span></div>"
+            "<span>at the highest moment of a step</span><span>in use by others {} of {}</span></div>"
             '<div style="display:grid;grid-template-columns:repeat(auto-fit,minmax(120px,1fr));gap:2px 20px;'
             'font-size:13px;line-height:19px;padding-top:6px">{}</div></div>',
             c("grid"), tag(words, role), gib(need), text(f"/ {gib(free)} GiB free", "ink3"), words, c("idlebg"),
