@@ -151,8 +151,8 @@ def attend_window(q: Tensor, k: Tensor, v: Tensor, starts: Tensor | None = None,
     size = -(-max(window, min(MIN_WINDOW_BLOCK, S)) // 8) * 8  # CUDA's masked kernels want multiples of 8
     # Queries are right-aligned with the keys; what fills up the last block lies in the future of every real query.
     fill = -S % size
-    q = _blocks(F.pad(q, (0, 0, S - T, fill)), G, size)
-    k, v = (_blocks(F.pad(x, (0, 0, 0, fill)), G, size) for x in (k, v))
+    q = _blocks(_padded(q, S - T, fill), G, size)
+    k, v = (_blocks(_padded(x, 0, fill), G, size) for x in (k, v))
     band = _band(size, window, q.device)
     if starts is not None:
         band = band & _same_document(F.pad(starts, (0, fill)), size, G)
@@ -162,6 +162,11 @@ def attend_window(q: Tensor, k: Tensor, v: Tensor, starts: Tensor | None = None,
         parts.append(_attend_blocks(q[:, :, 1:], k, v, _of_blocks(band, slice(1, None))))
     y = torch.cat(parts, dim=2).transpose(2, 3).reshape(B, H, S + fill, D)
     return y[:, :, S - T : S]
+
+
+def _padded(x: Tensor, before: int, after: int) -> Tensor:
+    """`x` [B, heads, S, D] with that many empty positions around it; torch would copy it for none, too."""
+    return F.pad(x, (0, 0, before, after)) if before or after else x
 
 
 def _blocks(x: Tensor, groups: int, size: int) -> Tensor:

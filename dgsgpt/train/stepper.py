@@ -99,8 +99,13 @@ class Stepper:
         return float(total), [average(layers) for layers in zip(*routers, strict=True)]
 
     def _clip(self) -> float:
+        """The gradients' global norm; where it is above `train.grad_clip` they are scaled down to it."""
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         limit = math.inf if self.train.grad_clip is None else self.train.grad_clip
-        return float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+        if float(norm) > limit:  # most steps need no pass over all gradients
+            torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+        return float(norm)
 
 
 def average(stats: tuple[RouterStats, ...]) -> RouterStats:
