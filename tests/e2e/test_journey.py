@@ -22,7 +22,7 @@ from tests.e2e.conftest import Server, check_page, idle, open_page, visit
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(420)]
 
 PICTURES = os.environ.get("DGSGPT_SCREENSHOTS")
-PICTURE_HEIGHTS = {"train": 1360, "configure": 1560, "checkpoints": 860, "playground": 620, "home": 760}
+PICTURE_HEIGHTS = {"train": 1360, "configure": 1760, "checkpoints": 860, "playground": 620, "home": 760}
 TOY = """
 data: {corpus: austen, tokenizer: {kind: byte}}
 model: {n_layer: 2, n_head: 2, n_embd: 32, block_size: 64}
