@@ -250,13 +250,15 @@ class ModelConfig(Section):
             )
         if "B" not in self.window.pattern[: self.n_layer]:
             return
-        kind_b = f"layers of kind B in model.window.pattern={self.window.pattern}, which give half of them the window"
+        kind_b = (
+            f"layers of kind B in model.window.pattern={self.window.pattern}, which give half of the heads the window"
+        )
         if self.n_head % 2:
             raise ValueError(f"model.n_head={self.n_head} must be even for {kind_b}; make it even, or write L for B")
         if self.n_kv_head % 2 and self.n_kv_head > 1:
             raise ValueError(
                 f"model.n_kv_head={self.n_kv_head} must be even, or 1, for {kind_b}; "
-                f"try {nearby_divisors(self.n_head, self.n_kv_head)}, or write L for B"
+                f"take an even divisor of model.n_head={self.n_head}, or 1, or write L for B"
             )
 
     def _moe_rules(self) -> None:
