@@ -6,6 +6,7 @@ import gc
 import importlib
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ import torch
 from benchmarks.catalog import BENCHMARKS, check_name
 from benchmarks.measure import Setup
 from benchmarks.record import command_line, describe_machine, describe_versions, machine_name
+from benchmarks.speedrun import speedrun
 from dgsgpt.errors import DgsgptError
 
 
@@ -34,16 +36,7 @@ def run_benchmark(
     """
     module = importlib.import_module(f"benchmarks.{check_name(name)}")
     setup = Setup(_pick_device(device), seconds, quick)
-    report: dict[str, Any] = {
-        "benchmark": name,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": command_line(command),
-        "quick": quick,
-        "seconds_per_pair": seconds,
-        "hardware": describe_machine(setup.device),
-        "versions": describe_versions(),
-        "cases": [],
-    }
+    report = begin_report(name, setup.device, command, quick=quick) | {"seconds_per_pair": seconds}
     show(BENCHMARKS[name])
     show(machine_name(report))
     precision = torch.get_float32_matmul_precision()
@@ -59,6 +52,43 @@ def run_benchmark(
         gc.unfreeze()
         torch.set_float32_matmul_precision(precision)
     return report
+
+
+def begin_report(name: str, device: torch.device, command: Sequence[str], *, quick: bool) -> dict[str, Any]:
+    """A report without cases: what was run, when and where."""
+    return {
+        "benchmark": name,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command_line(command),
+        "quick": quick,
+        "hardware": describe_machine(device),
+        "versions": describe_versions(),
+        "cases": [],
+    }
+
+
+def run_speedrun(
+    text: Path,
+    *,
+    target: float | None,
+    repeats: int,
+    quick: bool,
+    command: Sequence[str],
+    show: Callable[[str], None],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The speed run, whose sides are whole processes: its report as it is recorded, and its summary.
+
+    Raises:
+        DgsgptError: the text cannot be used, or a run failed.
+    """
+    report = begin_report("speedrun", torch.device("cpu"), command, quick=quick)
+    show(BENCHMARKS["speedrun"])
+    show(machine_name(report))
+    case, summary = speedrun(text, target=target, repeats=repeats, quick=quick, show=show)
+    report["cases"].append(case.to_dict())
+    for line in ("", *case.lines()):
+        show(line)
+    return report, summary
 
 
 def _pick_device(choice: str) -> torch.device:

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.measure import Setup, Side, has_fast_bf16
+from benchmarks.measure import Setup, Side
 from benchmarks.report import Case, Figure
 from dgsgpt.architecture import loss_chunk_rows
 from dgsgpt.config import ModelConfig
 from dgsgpt.model.loss import chunked_cross_entropy, cross_entropy
+from dgsgpt.train.precision import has_native_bf16
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -24,7 +25,7 @@ PLAIN, CHUNKED = "all at once", "in chunks"
 
 def run(setup: Setup) -> Iterator[Case]:
     """One case for each vocabulary, in float32 and, where the device has it, in bfloat16."""
-    for dtype in [torch.float32, torch.bfloat16] if has_fast_bf16(setup.device) else [torch.float32]:
+    for dtype in [torch.float32, torch.bfloat16] if has_native_bf16(setup.device) else [torch.float32]:
         for vocab_size in QUICK_VOCABULARIES if setup.quick else VOCABULARIES:
             yield _case(setup, vocab_size, dtype)
 

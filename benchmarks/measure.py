@@ -144,11 +144,3 @@ def _cpu_memory(run: Callable[[], object]) -> tuple[int, int]:
     changes = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
     levels = list(accumulate(e.nbytes() for e in sorted(changes, key=lambda e: e.start_ns())))
     return max(levels, default=0), levels[-1] if levels else 0
-
-
-def has_fast_bf16(device: torch.device) -> bool:
-    """Whether `device` multiplies bfloat16 itself; a CPU without such instructions emulates it slowly."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    able = torch.cpu.get_capabilities()
-    return any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))

@@ -17,7 +17,7 @@ from dgsgpt.costs import RUNTIME_BYTES
 from dgsgpt.model import GPT
 from dgsgpt.planner import plan
 from dgsgpt.train.parallel import apply_gradient_checkpointing
-from dgsgpt.train.stepper import autocast
+from dgsgpt.train.precision import autocast
 
 # Activations dominate: eight layers that are narrow for 4096 tokens.
 SHAPE = {"n_layer": 8, "n_head": 4, "n_embd": 256, "block_size": 512}

@@ -7,13 +7,13 @@ from typing import Any, cast
 
 import torch
 
-from benchmarks.measure import Setup, Side, has_fast_bf16
+from benchmarks.measure import Setup, Side
 from benchmarks.report import Case, Target
 from benchmarks.training import TrainingStep, training_config
 from dgsgpt.config import RunConfig
 from dgsgpt.model import GPT, Block
 from dgsgpt.planner import plan
-from dgsgpt.train.stepper import autocast
+from dgsgpt.train.precision import autocast, has_native_bf16
 
 BYTES = 256  # the byte vocabulary
 SHAPE = {"n_layer": 2, "n_head": 6, "n_embd": 384, "block_size": 512}
@@ -26,7 +26,7 @@ DENSE = "dense"
 
 def run(setup: Setup) -> Iterator[Case]:
     """A whole training step, then the layer alone; in float32, and in bfloat16 where the device has it."""
-    precisions = ["fp32", "bf16"] if has_fast_bf16(setup.device) else ["fp32"]
+    precisions = ["fp32", "bf16"] if has_native_bf16(setup.device) else ["fp32"]
     for precision in precisions:
         yield _step_case(setup, precision)
     for precision in precisions:

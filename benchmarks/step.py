@@ -6,12 +6,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmarks.measure import Setup, Side, has_fast_bf16
+from benchmarks.measure import Setup, Side
 from benchmarks.report import Case, Target
 from benchmarks.training import TINY_SHAKESPEARE_CHARS, TrainingStep, training_config
 from dgsgpt.config import RunConfig
 from dgsgpt.format import si
 from dgsgpt.planner import plan
+from dgsgpt.train.precision import has_native_bf16
 
 EAGER = "eager fp32"
 SIDES = {EAGER: ("off", "fp32"), "compiled fp32": ("on", "fp32"), "compiled bf16": ("on", "bf16")}
@@ -42,7 +43,7 @@ def run(setup: Setup) -> Iterator[Case]:
 
 
 def _case(setup: Setup, size: _Size) -> Case:
-    names = [name for name, (_, precision) in SIDES.items() if precision == "fp32" or has_fast_bf16(setup.device)]
+    names = [name for name, (_, precision) in SIDES.items() if precision == "fp32" or has_native_bf16(setup.device)]
     configs = {name: _config(size, *SIDES[name]) for name in names}
     config = configs[EAGER]
     steps = {name: TrainingStep(c, setup.device) for name, c in configs.items()}

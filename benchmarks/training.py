@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 
 from dgsgpt.config import RunConfig, build_config
-from dgsgpt.data.loader import Batches
+from dgsgpt.data.loader import Batch, Batches
 from dgsgpt.model import GPT
-from dgsgpt.train.optim import build_optimizer
+from dgsgpt.train.optim import build_updates
 from dgsgpt.train.parallel import apply_gradient_checkpointing, compile_blocks
 from dgsgpt.train.stepper import Stepper
+from dgsgpt.train.weights import store_weights
 
 DISTINCT_BATCHES = 4
 TINY_SHAKESPEARE_CHARS = 65  # the vocabulary of the usual small character models
@@ -37,10 +37,10 @@ class RandomBatches:
         shape = (DISTINCT_BATCHES, config.train.micro_batch_size, config.model.block_size + 1)
         self._rows = torch.randint(config.model.vocab_size, shape)
 
-    def get(self, step: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of batch number `step`, int64 [B, T] each."""
+    def get(self, step: int) -> Batch:
+        """Batch number `step`."""
         rows = self._rows[step % DISTINCT_BATCHES]
-        return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+        return Batch(rows[:, :-1].contiguous(), rows[:, 1:].contiguous())
 
 
 class TrainingStep:
@@ -53,11 +53,12 @@ class TrainingStep:
         train = config.train
         torch.manual_seed(train.seed)
         self.model = GPT(config.model).to(device)
-        optimizer = build_optimizer(self.model, train)
+        store_weights(self.model, train.weight_precision)
+        updates = build_updates(self.model, train)
         apply_gradient_checkpointing(self.model, train.gradient_checkpointing)
         self.compiler_problem = compile_blocks(self.model) if train.compile == "on" else None
         batches = cast(Batches, RandomBatches(config))  # the stepper asks of them `get` alone
-        self._stepper = Stepper(self.model, optimizer, batches, train, device)
+        self._stepper = Stepper(self.model, updates, batches, train, device)
         self._index = 0
 
     def __call__(self) -> None:

@@ -142,6 +142,18 @@ class MoEConfig(Section):
     )
 
 
+class NgramConfig(Section):
+    """Embeddings of the last few tokens together, beside that of the token alone (Pagnoni et al. 2024, section 3.2).
+
+    A table is looked up, not multiplied: what often follows two or three tokens is learned at almost no arithmetic.
+    """
+
+    max_order: int = setting(3, "Longest n-gram; 3 embeds pairs and triples.", tier="basic", ge=2, le=8)
+    rows: int = setting(
+        16_384, "Rows of each table; n-grams are hashed into them.", tier="basic", ge=256, le=16_777_216
+    )
+
+
 class ModelConfig(Section):
     """The network. Shapes: C = n_embd, H = n_head, G = n_kv_head, T = block_size, V = vocab_size."""
 
@@ -201,6 +213,9 @@ class ModelConfig(Section):
         None, "Sliding-window attention; null is full attention in every layer.", tier="basic"
     )
     moe: MoEConfig | None = setting(None, "Sparse mixture of experts; null is a dense network.", tier="basic")
+    ngram: NgramConfig | None = setting(
+        None, "Embeddings of pairs, triples and longer n-grams beside each token's own; null is none.", tier="basic"
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -340,7 +340,7 @@ def load_checkpoint(path: str | Path, device: str = "cpu") -> Checkpoint:
     verify(path)
     config = load_config(path / CONFIG)
     model = GPT(config.model).to(device)
-    apply_weights(model, load_tensors(path / MODEL, device), path)
+    apply_weights(model, load_tensors(path / MODEL, device), path, widen=True)
     return Checkpoint(
         path=path,
         model=model.eval(),
@@ -351,18 +351,25 @@ def load_checkpoint(path: str | Path, device: str = "cpu") -> Checkpoint:
     )
 
 
-def apply_weights(model: GPT, tensors: Mapping[str, torch.Tensor], source: Path) -> None:
+def apply_weights(model: GPT, tensors: Mapping[str, torch.Tensor], source: Path, widen: bool = False) -> None:
     """Copy weights into the model; names, shapes and types must match exactly.
 
+    With `widen`, bfloat16 weights may go into a float32 model, which holds them exactly.
+
     Raises:
-        CheckpointError: names the first tensor that is missing, unknown or of another shape.
+        CheckpointError: names the first tensor that is missing, unknown or of another shape or type.
     """
+    import torch
+
     own = model.state_dict()
     for name, tensor in own.items():
         given = tensors.get(name)
         if given is None:
             raise CheckpointError(f"{source}: tensor {name} is missing; the weights belong to another config")
-        if given.shape != tensor.shape or given.dtype != tensor.dtype:
+        exact = given.dtype == tensor.dtype or (
+            widen and given.dtype == torch.bfloat16 and tensor.dtype == torch.float32
+        )
+        if given.shape != tensor.shape or not exact:
             raise CheckpointError(
                 f"{source}: tensor {name} is {given.dtype} {tuple(given.shape)}, the config asks for "
                 f"{tensor.dtype} {tuple(tensor.shape)}"

@@ -8,12 +8,17 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dgsgpt import __version__
-from dgsgpt.errors import DgsgptError
+from dgsgpt.errors import ConfigError, DgsgptError
+
+if TYPE_CHECKING:
+    from dgsgpt.config import RunConfig
+    from dgsgpt.fitting import Fitted
+    from dgsgpt.hardware import Hardware
 
 
 class _Group(click.Group):
@@ -106,13 +111,24 @@ def train(
 @main.command()
 @click.argument("run")
 @click.option("--detach", is_flag=True, help="Go on in the background and return.")
+@_set
+@click.option("--force", is_flag=True, help="Go on although config, data or tokenizer are not as they were.")
 @_json
 @_runs_dir
-def resume(root: Path, run: str, detach: bool, as_json: bool) -> None:
-    """Go on with RUN from its newest valid checkpoint."""
+def resume(root: Path, run: str, detach: bool, overrides: tuple[str, ...], force: bool, as_json: bool) -> None:
+    """Go on with RUN from its newest valid checkpoint, or at once if it is paused.
+
+    --set changes the recipe from there on, e.g. --set train.steps=2000 for more steps.
+    """
+    from dgsgpt import console, launch
     from dgsgpt.runs import open_run
 
-    _go(open_run(root, run), detach, as_json)
+    found = open_run(root, run)
+    if found.status().paused:
+        launch.continue_run(found)
+        _print_json(console.run_summary(found)) if as_json else click.echo(f"{found.id} goes on")
+        return
+    _go(launch.change_recipe(found, overrides, force), detach, as_json)
 
 
 def _go(run: Any, detach: bool, as_json: bool) -> None:
@@ -161,6 +177,34 @@ def stop(root: Path, run: str, wait: bool, force: bool, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("run")
+@_json
+@_runs_dir
+def pause(root: Path, run: str, as_json: bool) -> None:
+    """Let RUN finish its step, save and wait, keeping its memory; `dgsgpt resume` lets it go on."""
+    from dgsgpt import console, launch
+    from dgsgpt.runs import open_run
+
+    found = open_run(root, run)
+    launch.pause_run(found)
+    _print_json(console.run_summary(found)) if as_json else click.echo(f"{found.id} pauses after its step")
+
+
+@main.command()
+@click.argument("run")
+@_json
+@_runs_dir
+def save(root: Path, run: str, as_json: bool) -> None:
+    """Let RUN save a checkpoint after its step and go on."""
+    from dgsgpt import console, launch
+    from dgsgpt.runs import open_run
+
+    found = open_run(root, run)
+    launch.save_now(found)
+    _print_json(console.run_summary(found)) if as_json else click.echo(f"{found.id} saves after its step")
+
+
+@main.command()
 @_json
 @_runs_dir
 def runs(root: Path, as_json: bool) -> None:
@@ -200,29 +244,54 @@ def checkpoints(root: Path, run: str | None, as_json: bool) -> None:
 
 # ---------------------------------------------------------------- planning and data
 @main.command()
-@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("config")
 @_set
+@click.option(
+    "--fit",
+    "fit_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the config, changed so that it fits what is free, to a new FILE.",
+)
 @_json
-def plan(config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Say what CONFIG costs: parameters, FLOPs and memory by part, against what is free."""
+def plan(config: str, overrides: tuple[str, ...], fit_file: Path | None, as_json: bool) -> None:
+    """Say what CONFIG, a file or profile cpu, low, medium, high or auto, costs, and whether it fits what is free."""
     from dgsgpt import console, hardware, planner
-    from dgsgpt.config import load_config
 
-    loaded = load_config(config, overrides)
     machine = hardware.detect()
-    planned = planner.plan(loaded, machine.device)
-    report = {
-        "params": planned.params,
-        "active_params": planned.active_params,
-        "flops_per_token": planned.flops_per_token,
-        "memory": {**planned.memory, "total": planned.total_bytes},
-        "fits": planner.verdict(planned.total_bytes, machine.free_bytes) != "over",
-        "free_bytes": machine.free_bytes,
-    }
+    loaded, source = _config_or_profile(config, overrides, machine)
+    report = planner.report(loaded, machine)
     if as_json:
         _print_json(report)
     else:
-        console.print_plan(loaded, report, machine)
+        console.print_plan(loaded, report, machine, source)
+    if fit_file is not None:
+        _write_fitted(planner.fit_to(loaded, machine), fit_file)
+        click.echo(f"written: {fit_file}", err=True)
+
+
+def _write_fitted(fitted: Fitted | None, path: Path) -> None:
+    from dgsgpt.files import write_atomic
+
+    if fitted is None:
+        raise ConfigError(f"--fit {path}: nothing makes this model fit what is free; choose a smaller one")
+    if path.exists():
+        raise ConfigError(f"--fit {path} exists already; name a new file")
+    try:
+        write_atomic(path, fitted.config.to_yaml().encode())
+    except OSError as e:
+        raise ConfigError(f"--fit {path} cannot be written ({e.strerror}); name a file in a folder of yours") from e
+
+
+def _config_or_profile(name: str, overrides: tuple[str, ...], machine: Hardware) -> tuple[RunConfig, str]:
+    """The config of a file or, where there is no such file, of a profile; and the path it came from."""
+    from dgsgpt import profiles
+    from dgsgpt.config import load_config
+
+    path = Path(name)
+    if not path.exists() and name in (*profiles.PROFILE_NAMES, "auto"):
+        path = profiles.profile_path(profiles.choose_profile(machine) if name == "auto" else name)
+    return load_config(path, overrides), str(path)
 
 
 @main.command()
@@ -307,6 +376,8 @@ def evaluate(
     window = opened.config.model.block_size if context is None else context
     model = extended(opened.model, window, rope_scaling)
     data = opened.config.data
+    # A text without the separator is one document.
+    separator = data.document_separator
     if text is not None:
         content, what = read_file(text), str(text)
     else:
@@ -314,7 +385,7 @@ def evaluate(
         content, what = validation_text(name, data.val_fraction), f"{name}, validation split"
     with console.progress(quiet=as_json) as report:
         result = evaluate_text(
-            model, opened.tokenizer, content, block_size=window, device=device,
+            model, opened.tokenizer, content, block_size=window, device=device, document_separator=separator,
             on_batch=lambda done, total: report(f"evaluating {what}", done / total),
         )  # fmt: skip
     if as_json:
@@ -333,8 +404,14 @@ def evaluate(
 )
 @click.option("--quick", is_flag=True, help="Tiny shapes: shows that it runs, the figures mean nothing.")
 @click.option("--record/--no-record", default=False, show_default=True, help="Add the result to benchmarks/results.")
+@click.option("--text", type=click.Path(path_type=Path), help="speedrun: train on the characters of this file.")
+@click.option("--target", type=float, metavar="LOSS", help="speedrun: train to this loss, without the baseline.")
+@click.option("--repeats", type=click.IntRange(1, 100), help="speedrun: how often each side is run (default: 2).")
 @_json
-def bench(name: str | None, device: str, seconds: float | None, quick: bool, record: bool, as_json: bool) -> None:
+def bench(
+    name: str | None, device: str, seconds: float | None, quick: bool, record: bool, text: Path | None,
+    target: float | None, repeats: int | None, as_json: bool,
+) -> None:  # fmt: skip
     """Measure benchmark NAME, its sides in turn in one run; without NAME, list the benchmarks."""
     _find_benchmarks()
     from benchmarks.catalog import BENCHMARKS, check_name
@@ -344,17 +421,32 @@ def bench(name: str | None, device: str, seconds: float | None, quick: bool, rec
         _print_json(BENCHMARKS) if as_json else click.echo("\n".join(lines))
         return
     check_name(name)  # before torch is loaded
-    from benchmarks.command import run_benchmark
+    own = {"--text": text, "--target": target, "--repeats": repeats}
+    foreign = [option for option, value in own.items() if value is not None and name != "speedrun"]
+    if foreign:
+        raise click.UsageError(f"{foreign[0]} is for the benchmark speedrun only, not for {name}")
+    if name == "speedrun" and text is None:
+        raise DgsgptError("bench speedrun: --text FILE is missing: give the text file whose characters are learned")
+    if target is not None and not 0 < target < 100:
+        raise DgsgptError(f"--target {target:g} must be a loss above 0 and below 100 nats per character")
+    from benchmarks.command import run_benchmark, run_speedrun
     from benchmarks.record import record as record_report
 
     given = ["--device", device, *(["--seconds", f"{seconds:g}"] if seconds is not None else [])]
-    report = run_benchmark(
-        name, device=device, seconds=(0.05 if quick else 20.0) if seconds is None else seconds, quick=quick,
-        command=["dgsgpt", "bench", name, *given, *(["--quick"] if quick else [])],
-        show=(lambda line: None) if as_json else click.echo,
-    )  # fmt: skip
+    given = [word for option, value in own.items() if value is not None for word in (option, str(value))] or given
+    command = ["dgsgpt", "bench", name, *given, *(["--quick"] if quick else [])]
+    show: Callable[[str], None] = (lambda line: None) if as_json else click.echo
+    if text is not None:
+        report, printed = run_speedrun(
+            text, target=target, repeats=repeats or 2, quick=quick, command=command, show=show
+        )
+    else:
+        report = printed = run_benchmark(
+            name, device=device, seconds=(0.05 if quick else 20.0) if seconds is None else seconds, quick=quick,
+            command=command, show=show,
+        )  # fmt: skip
     if as_json:
-        _print_json(report)
+        _print_json(printed)
     if record:
         click.echo(f"recorded in {record_report(report)}", err=True)
 

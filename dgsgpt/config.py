@@ -12,6 +12,7 @@ from dgsgpt import strict_yaml
 from dgsgpt.architecture import (
     ModelConfig,
     MoEConfig,
+    NgramConfig,
     RopeConfig,
     RopeScalingConfig,
     WindowConfig,
@@ -34,6 +35,7 @@ __all__ = [
     "DataConfig",
     "MoEConfig",
     "ModelConfig",
+    "NgramConfig",
     "RopeConfig",
     "RopeScalingConfig",
     "RunConfig",

@@ -155,8 +155,8 @@ def print_checkpoints(found: Sequence[CheckpointInfo]) -> None:
     print_table(["run", "step", "val loss", "bits/byte", "params", "size", "state"], rows)
 
 
-def print_plan(config: RunConfig, report: dict[str, Any], machine: Hardware) -> None:
-    """The text of `dgsgpt plan`."""
+def print_plan(config: RunConfig, report: dict[str, Any], machine: Hardware, source: str) -> None:
+    """The text of `dgsgpt plan`; `source` is the config as the command was given it."""
     click.echo(f"parameters    {si(report['params'])}, {si(report['active_params'])} active a token")
     click.echo(
         f"FLOPs a token {report['flops_per_token']:.3g}; {config.tokens_per_step:,} tokens a step, "
@@ -164,7 +164,30 @@ def print_plan(config: RunConfig, report: dict[str, Any], machine: Hardware) -> 
     )
     for part, amount in report["memory"].items():
         click.echo(f"  {part:12}{size(amount):>12}")
-    click.echo(f"{'fits' if report['fits'] else 'does not fit'}: {size(report['free_bytes'])} free on {machine.name}")
+    for group in report["groups"]:
+        click.echo(
+            f"updates       {group['rule']} of {group['name']}: {si(group['numbers'])} parameters, "
+            f"rate {group['lr']:g}, decay {group['weight_decay']:g}"
+        )
+    click.echo(f"plain recipe  {size(report['naive_bytes'])}: fp32 AdamW, the whole batch at once, nothing recomputed")
+    total, free = report["memory"]["total"], report["free_bytes"]
+    on_cpu = config.train.device == "cpu" or not machine.gpus
+    name, whole = (machine.cpu_name, machine.ram_total_bytes) if on_cpu else (machine.name, machine.total_bytes)
+    held = f" ({size(whole - free)} of {size(whole)} are taken)" if whole > free else ""
+    words = {"fits": "fits", "tight": "fits, tightly", "over": "does not fit"}
+    click.echo(f"{words[report['verdict']]}: needs {size(total)}, {size(free)} free on {name}{held}")
+    if report["verdict"] != "fits":
+        _print_fitted(report["fitted"], source)
+
+
+def _print_fitted(fitted: dict[str, Any] | None, source: str) -> None:
+    if fitted is None:
+        click.echo("no recipe makes this model fit: choose a smaller one (model.n_layer, model.n_embd)")
+        return
+    click.echo(f"the same model fits in {size(fitted['total_bytes'])}:")
+    for sentence in fitted["changes"]:
+        click.echo(f"  {sentence}")
+    click.echo("  " + " ".join([f"dgsgpt train {source}", *fitted["set"]]))
 
 
 def print_dataset(dataset: Dataset) -> None:

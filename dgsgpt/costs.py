@@ -12,6 +12,7 @@ from dgsgpt.config import ModelConfig, RunConfig, layer_is_moe, layer_windows
 UNKNOWN_VOCAB_SIZE = 128  # characters of a text that has not been read yet
 # torch itself: its libraries, a CUDA context, workspaces inside kernels. An estimate: no tracker of tensors sees it.
 RUNTIME_BYTES = 512 * 2**20
+CUDA_RUNTIME_BYTES = 1_500_000_000
 
 
 def vocab_size(model: ModelConfig) -> int:
@@ -21,8 +22,15 @@ def vocab_size(model: ModelConfig) -> int:
 
 def compute_bytes(config: RunConfig, device: str) -> int:
     """Bytes of a number in matrix products."""
-    precision = config.train.precision
-    return 2 if precision == "bf16" or (precision == "auto" and settled_device(config, device) == "cuda") else 4
+    train = config.train
+    if train.weight_precision == "bf16" or train.precision in ("bf16", "fp16"):
+        return 2
+    return 2 if train.precision == "auto" and settled_device(config, device) == "cuda" else 4
+
+
+def runtime_bytes(config: RunConfig, device: str) -> int:
+    """What torch itself takes on the device."""
+    return CUDA_RUNTIME_BYTES if settled_device(config, device) == "cuda" else RUNTIME_BYTES
 
 
 def settled_device(config: RunConfig, device: str) -> str:
@@ -63,11 +71,23 @@ def _norm(model: ModelConfig) -> int:
     return model.n_embd * (2 if model.norm == "layernorm" and model.bias else 1)
 
 
+def ngram_rows(model: ModelConfig) -> dict[int, int]:
+    """Rows of the table of each order of n-grams: one for each n-gram if `ngram.rows` are enough, else these."""
+    if model.ngram is None:
+        return {}
+    orders = range(2, model.ngram.max_order + 1)
+    return {order: min(vocab_size(model) ** order, model.ngram.rows) for order in orders}
+
+
 def count_params(model: ModelConfig, active: bool = False) -> int:
-    """Parameters of the model, a tied embedding once; `active` counts only the experts that one token passes."""
+    """Parameters of the model, a tied embedding once; `active` counts only what one token passes.
+
+    That is its own experts and, of the tables of n-grams, one row each.
+    """
     C = model.n_embd
     total = vocab_size(model) * C * (1 if model.tie_embeddings else 2) + _norm(model)
     total += model.block_size * C if model.rope is None and model.positions == "learned" else 0
+    total += C * sum(1 if active else rows for rows in ngram_rows(model).values())
     for moe in layer_is_moe(model):
         total += _attention_weights(model) + _network_weights(model, moe, active) + _vectors(model, moe)
     # Two shares for each shortcut into each block; the first has nothing earlier to mix in.

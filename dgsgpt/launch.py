@@ -7,14 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from dgsgpt import files, process
 from dgsgpt.config import load_config
 from dgsgpt.errors import RunError
 from dgsgpt.profiles import configs_dir
+from dgsgpt.recipe import ANY_CHANGE, accept
+from dgsgpt.rules import differences
 from dgsgpt.runs import Run, create_run, suggest_run_id
-from dgsgpt.supervise import STOP_FILE, child_environment
+from dgsgpt.supervise import PAUSE_FILE, SAVE_FILE, STOP_FILE, child_environment
 from dgsgpt.threads import wait_politely
 
 
@@ -23,8 +26,11 @@ def check_startable(run: Run) -> None:
     status = run.status()
     if status.is_live:
         raise RunError(f"run {run.id!r} is already {status.state}; stop it first")
-    if status.state == "finished":
-        raise RunError(f"run {run.id!r} has finished all {status.max_steps} steps; start a new run instead")
+    if status.state == "finished" and run.config.train.steps <= status.step:
+        raise RunError(
+            f"run {run.id!r} has finished all {status.max_steps} steps; "
+            f"`dgsgpt resume {run.id} --set train.steps=N` makes more, or start a new run"
+        )
 
 
 def mark_starting(run: Run) -> None:
@@ -32,7 +38,8 @@ def mark_starting(run: Run) -> None:
     status = run.status()
     # What an earlier process left must not be taken for this one's end.
     (run.path / "exit.json").unlink(missing_ok=True)
-    (run.path / STOP_FILE).unlink(missing_ok=True)
+    for request in (STOP_FILE, PAUSE_FILE, SAVE_FILE):
+        (run.path / request).unlink(missing_ok=True)
     now = time.time()
     files.write_json(
         run.path / "status.json",
@@ -68,6 +75,31 @@ def start_run(run: Run) -> None:
         )
 
 
+def change_recipe(run: Run, overrides: Sequence[str] = (), force: bool = False) -> Run:
+    """The run with `overrides` in its config, allowed to go on from checkpoints made without them.
+
+    `force` allows whatever else has changed since, once: config, data, tokenizer.
+
+    Raises:
+        RunError: it is live.
+        ConfigError: an override breaks a rule.
+    """
+    if not overrides and not force:
+        return run
+    if run.status().is_live:
+        raise RunError(f"run {run.id!r} is {run.status().state}; stop it before its recipe is changed")
+    changed = Run(run.path)
+    if overrides:
+        config = load_config(run.path / "config.yaml", overrides)
+        changes = differences(run.config.to_dict(), config.to_dict())
+        # Allowed before it is written: a crash in between leaves the old recipe.
+        accept(run.path, {name: now for name, (_, now) in changes.items()})
+        files.write_atomic(run.path / "config.yaml", config.to_yaml().encode())
+    if force:
+        accept(run.path, {ANY_CHANGE: True})
+    return changed
+
+
 def resume_run(run: Run) -> None:
     """Go on with a run that stopped, failed or was lost, from its newest valid checkpoint, else from the start."""
     start_run(run)
@@ -79,9 +111,7 @@ def stop_run(run: Run) -> None:
     Raises:
         RunError: no process works on it.
     """
-    status = run.status()
-    if not status.is_live:
-        raise RunError(f"run {run.id!r} is {status.state}, nothing to stop")
+    _check_live(run, "stop")
     (run.path / STOP_FILE).touch()
     proc = files.read_json(run.path / "proc.json")
     process.wake_and_terminate(proc)
@@ -89,6 +119,45 @@ def stop_run(run: Run) -> None:
     trainer = (proc or {}).get("trainer")
     if hasattr(signal, "SIGCONT"):
         process.send(trainer, signal.SIGCONT)
+
+
+def pause_run(run: Run) -> None:
+    """Ask a run to save after its step and wait, keeping its process and memory.
+
+    Raises:
+        RunError: no process works on it, or it is paused already.
+    """
+    _check_live(run, "pause")
+    if (run.path / PAUSE_FILE).exists():
+        raise RunError(f"run {run.id!r} is paused already; `dgsgpt resume {run.id}` lets it go on")
+    (run.path / PAUSE_FILE).touch()
+
+
+def continue_run(run: Run) -> None:
+    """Let a paused run go on.
+
+    Raises:
+        RunError: it is not paused.
+    """
+    if not run.status().is_live or not (run.path / PAUSE_FILE).exists():
+        raise RunError(f"run {run.id!r} is not paused")
+    (run.path / PAUSE_FILE).unlink(missing_ok=True)
+
+
+def save_now(run: Run) -> None:
+    """Ask a run to save a checkpoint after its step and go on.
+
+    Raises:
+        RunError: no process works on it.
+    """
+    _check_live(run, "save")
+    (run.path / SAVE_FILE).touch()
+
+
+def _check_live(run: Run, verb: str) -> None:
+    status = run.status()
+    if not status.is_live:
+        raise RunError(f"run {run.id!r} is {status.state}, nothing to {verb}")
 
 
 def kill_run(run: Run) -> None:

@@ -8,7 +8,7 @@ compiled blocks, which keep less. Pure arithmetic, no torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
@@ -16,15 +16,16 @@ from typing import NamedTuple
 from dgsgpt.architecture import layer_is_moe, layer_windows, loss_chunk_rows
 from dgsgpt.config import RunConfig
 from dgsgpt.costs import (
-    RUNTIME_BYTES,
     compute_bytes,
     count_buffers,
-    count_params,
     network_matrices,
+    ngram_rows,
+    runtime_bytes,
     settled_device,
     vocab_size,
 )
 from dgsgpt.tape import Kind, MicroBatch, Op, block_ops, norm_op
+from dgsgpt.update_groups import Weight, list_weights, state_bytes, update_bytes, weight_bytes
 
 # Bytes to a logit of a chunk where a cap rules torch's operator out: logits, their gradient and two temporaries; three
 # tensors on the way through the cap, while logits and gradient of the chunk before are still there.
@@ -56,17 +57,16 @@ class BlockMemory:
 def plan_memory(config: RunConfig, device: str) -> dict[str, int]:
     """Bytes by part at the highest moment of a training step on `device` (cpu or cuda).
 
-    Parts: weights, gradients, optimizer, activations, logits, workspace; the last with `RUNTIME_BYTES` for torch.
+    Parts: weights, gradients, optimizer, activations, logits, workspace; the last with `runtime_bytes` for torch.
     """
-    numbers = count_params(config.model)
     peak = max(StepMemory(config, device).moments(), key=sum)
     return {
-        "weights": 4 * (numbers + count_buffers(config.model)),
+        "weights": weight_bytes(config) + 4 * count_buffers(config.model),
         "gradients": round(peak.gradients),
-        "optimizer": 8 * numbers,  # AdamW: the gradient's mean and square, in float32
+        "optimizer": state_bytes(config),
         "activations": round(peak.activations),
         "logits": round(peak.logits),
-        "workspace": round(peak.workspace) + RUNTIME_BYTES,
+        "workspace": round(peak.workspace) + runtime_bytes(config, device),
     }
 
 
@@ -74,13 +74,18 @@ class StepMemory:
     """The moments of one training step."""
 
     def __init__(self, config: RunConfig, device: str) -> None:
-        self.model, self.mode = config.model, config.train.gradient_checkpointing
+        train = config.train
+        self.config, self.model, self.mode = config, config.model, train.gradient_checkpointing
         self.e = compute_bytes(config, device)
         self.device = "cuda" if settled_device(config, device) == "cuda" else "cpu"
-        self.batch = MicroBatch(self.model, config.train.micro_batch_size, self.e, self.device == "cpu")
+        half = train.weight_precision == "bf16"
+        self.g = 2 if half else 4  # bytes of a number of a matrix's gradient
+        self.copied = 2.0 if self.e < self.g else 0.0  # bytes of the copy of a weight's number that products read
+        self.batch = MicroBatch(self.model, train.micro_batch_size, self.e, self.device == "cpu", self.g)
         # Gradients of the micro-batches before lie there all the time; new ones are added to them and freed.
-        self.accumulates = config.train.grad_accum_steps > 1
-        self.gradients = 4.0 * count_params(self.model)
+        self.accumulates = train.grad_accum_steps > 1
+        self.in_backward = train.optimizer_in_backward  # each gradient is used and freed when it has come
+        self.gradients = float(weight_bytes(config))
         self.table = vocab_size(self.model) * self.model.n_embd  # elements of the output matrix
         layers = enumerate(zip(layer_windows(self.model), layer_is_moe(self.model), strict=True))
         kinds = [Kind(windows, moe, first=i == 0) for i, (windows, moe) in layers]
@@ -90,15 +95,19 @@ class StepMemory:
     def moments(self) -> Iterator[Moment]:
         """All that may be the highest."""
         model, batch = self.model, self.batch
-        tokens = 16 * batch.tokens  # inputs and targets
+        held_batches = self.config.train.grad_accum_steps if self.device == "cpu" else 1  # a GPU is given one at a time
+        tokens = 16 * batch.tokens * held_batches  # inputs and targets
+        tokens += 8 * batch.tokens * len(ngram_rows(model))  # rows looked up
         angles = 8 * model.block_size * model.head_dim if model.rope else 0
         ends = tokens + angles + (batch.stream if model.dropout else 0)  # the embedding's dropout
+        ends += batch.stream if model.x0_shortcut and self.g < 4 else 0  # the first; norms keep copies
         beneath = list(accumulate((block.kept for block in self.blocks), initial=float(ends)))
         held, copies = self._held_logits(), sum(block.copies for block in self.blocks)
         yield from self._loss(beneath[-1], held, copies)
         # The output layer's gradient is there from now on; a tied one waits for the embedding's before it is added.
-        table = 4.0 * self.table
-        done = self.gradients + (table if model.tie_embeddings else 0) if self.accumulates else table
+        table = float(self.g * self.table)
+        waiting = table if model.tie_embeddings else 0.0
+        done = self.gradients + waiting if self.accumulates else waiting if self.in_backward else table
         norm = norm_op(batch, residual=False)
         yield Moment(done, beneath[-1] + norm.kept, held, norm.passing + copies)
         mixed = 0.0  # gradients of the first stream and the first values, from the last block that mixes them in
@@ -106,11 +115,36 @@ class StepMemory:
             copies -= block.copies
             gradients, activations, _, workspace = block.high
             yield Moment(done + gradients, below + activations, held, workspace + copies + mixed)
-            done += 0 if self.accumulates else 4 * block.weights
+            done += 0 if self.accumulates or self.in_backward else self.g * block.weights
             mixed = batch.stream * model.x0_shortcut + batch.narrow * model.value_residual
+        yield from self._embedding(done, ends, held, mixed)
+        yield from self._update()
+
+    def _embedding(self, done: float, ends: float, held: float, mixed: float) -> Iterator[Moment]:
+        """Tables of n-grams, then the token embedding; `done` are gradients that are there before."""
+        model, table, stream = self.model, float(self.g * self.table), self.batch.stream
+        for rows in reversed(ngram_rows(model).values()):
+            gradient = float(self.g * rows * model.n_embd)
+            # Its rows' gradients are those of the stream, but where no n-gram ends.
+            yield Moment(done + gradient, ends, held, mixed + 2 * stream)
+            done += 0 if self.accumulates or self.in_backward else gradient
         # The embedding's gradient, for a tied one that of the output layer and a third for their sum.
         tables = 2 * model.tie_embeddings + self.accumulates
-        yield Moment(self.gradients + tables * table, ends, held, mixed)
+        begun = table if self.in_backward else self.gradients
+        yield Moment(begun + tables * table, ends, held, mixed)
+        yield Moment(begun + max(0, tables - 1) * table, ends, held, mixed + stream)
+        if self.in_backward:
+            for weight in list_weights(model):
+                if weight.is_matrix and not weight.name.startswith("blocks."):
+                    yield Moment(self.g * weight.numbers, ends, held, self._updating([weight]))
+
+    def _update(self) -> Iterator[Moment]:
+        """The update rules at work, when all gradients are there and nothing else."""
+        if not self.in_backward:
+            yield Moment(self.gradients, 0.0, 0.0, self._updating(list_weights(self.model)))
+
+    def _updating(self, weights: Sequence[Weight]) -> int:
+        return update_bytes(weights, self.config, self.device)
 
     # ------------------------------------------------------------ the loss
     def _held_logits(self) -> int:
@@ -123,8 +157,9 @@ class StepMemory:
         """Forward and backward, from the last norm to the logits."""
         batch, model = self.batch, self.model
         kept += norm_op(batch, residual=False).kept + batch.wide
-        table_copy = 2.0 * self.table if self.e < 4 else 0.0
+        table_copy = self.copied * self.table
         cached = table_copy + sum(block.cached for block in self.blocks)
+        cached += batch.stream if self.g < 4 else 0  # what the last norm has copied in float32
         before = self.gradients if self.accumulates else 0.0
         rows = loss_chunk_rows(model, batch.tokens, self.device)
         if rows is not None:
@@ -139,7 +174,7 @@ class StepMemory:
         yield Moment(before, kept, held + (4 if capped else 3) * one, copies + table_copy)
         # Then the matrix: the gradients of logits, matrix and input.
         gradient = batch.tokens * vocab_size(model) * self.e
-        yield Moment(before + 4 * self.table, kept, held + gradient, copies + table_copy + batch.wide)
+        yield Moment(before + self.g * self.table, kept, held + gradient, copies + table_copy + batch.wide)
 
     def _chunked_loss(self, rows: int, start: Moment) -> Iterator[Moment]:
         """Within the operator: gradients of input and matrix, and the logits of one chunk."""
@@ -165,7 +200,7 @@ class StepMemory:
     def _block(self, kind: Kind) -> BlockMemory:
         ops = block_ops(self.batch, kind)
         weights = sum(op.weights for op in ops)
-        copied = 2.0 if self.e < 4 else 0.0  # bytes of an element's copy
+        copied = self.copied
         moe = self.model.moe
         routed = (
             moe.n_expert * network_matrices(self.model) * self.model.n_embd * self.model.expert_hidden if moe else 0
@@ -188,7 +223,8 @@ class StepMemory:
         """The highest moment of a block's backward pass, with its forward pass where that is repeated."""
         later = sum(op.weights for op in ops)
         ahead = sum(op.product for op in ops) if self.mode == "selective" else 0.0  # kept and not yet asked for
-        kept = multiplied = 0.0
+        multiplied = 0.0
+        kept = float(self.batch.stream) if self.g < 4 and self.mode != "none" else 0.0  # its input; norms keep copies
         moments = []
         for op in ops:
             multiplied, later = multiplied + op.weights, later - op.weights
@@ -199,15 +235,24 @@ class StepMemory:
                 moments.append(Moment(0.0, kept + op.kept, 0.0, rising + copies))
             ahead -= op.product
             # Gradients of later operators' weights are there, unless they have been added to those before.
-            done, own, passing = 0 if self.accumulates else 4 * later, 4 * op.weights, op.passing + copies + unread
+            done = 0 if self.accumulates or self.in_backward else self.g * later
+            own = self.g * (op.largest if self.in_backward else op.weights)
+            passing = op.passing + copies + unread
             if copied:
                 # That of this one comes in bf16, and when its input is free is cast; by then the copy is, too.
                 moments.append(Moment(done, kept + op.kept, 0.0, passing + copied * op.weights))
                 moments.append(Moment(done + own, kept, 0.0, passing))
             else:
                 moments.append(Moment(done + own, kept + op.kept, 0.0, passing))
+            if self.in_backward and op.weights:
+                moments.append(Moment(own, kept, 0.0, passing + self._update_in_block(op.largest)))
             kept += op.kept
         return max(moments, key=sum)
+
+    def _update_in_block(self, numbers: int) -> int:
+        """Temporaries of a weight's update while the backward pass waits."""
+        found = (w for w in list_weights(self.model) if w.in_block and w.numbers == numbers)
+        return max(self._updating([weight]) for weight in found)
 
     def _unread(self, ops: list[Op], kind: Kind) -> float:
         """Kept results that no recomputation asks for: the last product's, where nothing after it needs its value."""

@@ -39,6 +39,17 @@ def configs_dir() -> Path:
     return packed if packed.is_dir() else package.parent / "configs"
 
 
+def profile_path(name: str) -> Path:
+    """The file of a profile.
+
+    Raises:
+        ConfigError: no such profile.
+    """
+    if name not in _TITLES:
+        raise ConfigError(f"profile {name!r} does not exist; choose one of {', '.join(PROFILE_NAMES)}")
+    return configs_dir() / "profiles" / f"{name}.yaml"
+
+
 @cache
 def load_profile(name: str) -> Profile:
     """One profile.
@@ -46,10 +57,8 @@ def load_profile(name: str) -> Profile:
     Raises:
         ConfigError: no such profile, or its file is damaged.
     """
-    if name not in _TITLES:
-        raise ConfigError(f"profile {name!r} does not exist; choose one of {', '.join(PROFILE_NAMES)}")
-    title, need = _TITLES[name]
-    return Profile(name, title, need, load_config(configs_dir() / "profiles" / f"{name}.yaml"))
+    path = profile_path(name)
+    return Profile(name, *_TITLES[name], load_config(path))
 
 
 def choose_profile(hardware: Hardware) -> str:

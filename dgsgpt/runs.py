@@ -42,6 +42,7 @@ class Status:
     eta_s: float | None = None
     message: str = ""
     error: str | None = None
+    paused: bool = False  # its process waits
 
     @property
     def is_live(self) -> bool:
@@ -123,6 +124,7 @@ class Run:
             eta_s=raw.get("eta_s"),
             message=str(raw.get("message") or ""),
             error=raw.get("error"),
+            paused=raw.get("paused") is True,
         )
         if status.state in ("finished", "stopped", "failed", "queued"):
             return status

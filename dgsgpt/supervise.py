@@ -21,7 +21,8 @@ from dgsgpt import files, process
 from dgsgpt.errors import RunError
 
 POLL_S = 0.2
-STOP_FILE = "STOP"
+# Requests to a trainer, as empty files in its run directory.
+STOP_FILE, PAUSE_FILE, SAVE_FILE = "STOP", "PAUSE", "SAVE"
 _FORWARDED = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 
 
@@ -48,7 +49,7 @@ def supervise(run_dir: Path, token: str = "", tick: Callable[[], None] | None = 
         holder = (files.read_json(run_dir / "proc.json") or {}).get("pid", "unknown")
         raise RunError(f"run {run_dir.name!r} is already worked on by process {holder}; stop it first") from None
     with lock:
-        for stale in ("exit.json", STOP_FILE):
+        for stale in ("exit.json", STOP_FILE, PAUSE_FILE, SAVE_FILE):
             (run_dir / stale).unlink(missing_ok=True)
         with (run_dir / "train.log").open("ab") as log:
             child = subprocess.Popen(

@@ -32,6 +32,12 @@ class Op(NamedTuple):
     weights: int = 0  # elements of the matrices it multiplies by
     product: float = 0.0  # results that selective checkpointing keeps: of matrix products and attention
     rising: float = 0.0  # temporaries of its forward pass, where one that is repeated may be higher than the way back
+    single: int = 0  # elements of the largest of several matrices
+
+    @property
+    def largest(self) -> int:
+        """Elements of its largest matrix."""
+        return self.single or self.weights
 
 
 class Kind(NamedTuple):
@@ -58,6 +64,7 @@ class MicroBatch:
     sequences: int
     e: int  # bytes of a number in matrix products
     cpu: bool = True  # its kernels, or those of a GPU
+    stream_e: int = 4  # bytes of a number of the residual stream: that of the stored weights
 
     def attention_bytes(self, queries: int) -> int:
         """Bytes of a number while so many queries are attended at once: CPUs turn few of them into float32."""
@@ -70,7 +77,12 @@ class MicroBatch:
 
     @property
     def stream(self) -> int:
-        """The residual stream, or a gradient of it: always float32."""
+        """The residual stream, or a gradient of it."""
+        return self.stream_e * self.tokens * self.model.n_embd
+
+    @property
+    def exact(self) -> int:
+        """A tensor of the stream's shape in float32, in which norms, routers and rotary positions compute."""
         return 4 * self.tokens * self.model.n_embd
 
     @property
@@ -85,13 +97,13 @@ class MicroBatch:
 
     @property
     def cast(self) -> int:
-        """A copy of the stream in the dtype of matrix products; nothing where it has that already."""
+        """What a product reads beside the router, which reads float32; nothing where both are one."""
         return self.wide if self.e < 4 else 0
 
     @property
     def branch(self) -> int:
         """The gradient of what a branch adds to the stream, where cast or dropout make it another than the stream's."""
-        return self.wide if self.e < 4 or self.model.dropout else 0
+        return self.wide if self.e != self.stream_e or self.model.dropout else 0
 
 
 def block_ops(batch: MicroBatch, kind: Kind) -> list[Op]:
@@ -112,13 +124,15 @@ def norm_op(batch: MicroBatch, residual: bool) -> Op:
     """A norm of the stream; what it gives is counted with the product that reads it.
 
     RMSNorm keeps its input, a root for each token, and the value before the gain; LayerNorm its input, mean and
-    deviation. In a block (`residual`) the gradient that goes past a norm waits for it.
+    deviation; both in float32, a copy where the stream is not. In a block (`residual`) the gradient that goes past a
+    norm waits for it.
     """
+    waiting = batch.stream if residual else 0
     if batch.model.norm == "layernorm":
-        waiting = batch.stream if residual else 0
-        return Op(batch.stream + 8 * batch.tokens, waiting + LAYERNORM_PASSING * batch.stream)
-    # What has come another way is here one of the tensors counted: the norm adds to it half way.
-    return Op(2 * batch.stream + 4 * batch.tokens, RMSNORM_PASSING * batch.stream)
+        return Op(batch.exact + 8 * batch.tokens, waiting + LAYERNORM_PASSING * batch.exact)
+    # What has come another way is one of the tensors counted: the norm adds to it half way, but for one of its copy.
+    passing = RMSNORM_PASSING * batch.exact + (0 if batch.stream_e == 4 else waiting)
+    return Op(2 * batch.exact + 4 * batch.tokens, passing)
 
 
 def _dropout_ops(batch: MicroBatch) -> list[Op]:
@@ -132,12 +146,12 @@ def _attention_ops(batch: MicroBatch, kind: Kind) -> list[Op]:
     narrow = model.n_kv_head * model.head_dim
     heads = batch.wide + 2 * batch.narrow
     # Queries, keys and values; what rotary positions then turn need not be kept.
-    ops = [Op(batch.wide, batch.stream + heads + 2 * batch.wide, C * (C + 2 * narrow), heads)]
+    ops = [Op(batch.wide, batch.stream + heads + 2 * batch.wide, C * (C + 2 * narrow), heads, single=C * C)]
     if model.qk_norm:
         ops.append(_qk_norm_op(batch))
     if model.rope:
         copies = ROPE_RISING + (1 if batch.e < 4 else 0)  # of the queries; one more to make them float32
-        ops[-1] = ops[-1]._replace(rising=copies * batch.stream)
+        ops[-1] = ops[-1]._replace(rising=copies * batch.exact)
     if model.value_residual and not kind.first:
         ops.append(Op(batch.narrow, batch.stream + heads + 2 * batch.narrow))
     cut = [_blocks(model, window) for window in kind.windows]
@@ -203,7 +217,7 @@ def _network_ops(batch: MicroBatch, rows: float, hidden: int, flow: Flow, copies
     inner, outer, matrix = rows * batch.e * hidden, rows * batch.e * C, copies * C * hidden
     if kind == "swiglu":
         # Kept: the gate before and after SiLU, and what it gates.
-        first = Op(flow.kept_input, flow.waiting + 2 * inner + 2 * outer, 2 * matrix, 2 * inner)
+        first = Op(flow.kept_input, flow.waiting + 2 * inner + 2 * outer, 2 * matrix, 2 * inner, single=matrix)
         middle = Op(3 * inner, flow.waiting + GATE_PASSING * inner)
     else:
         # Kept: GELU's input; ReLU's result, which the next product reads; with its square both.
@@ -234,7 +248,7 @@ def _moe_ops(batch: MicroBatch) -> list[Op]:
     waiting = batch.stream + (batch.wide if model.shared_hidden else 0)
     # The router reads float32: a copy, unless the norm gives that. Its small matrix is never cast and counts for none.
     ops = [
-        Op(batch.stream + routing, waiting + 2 * batch.stream, 0, 4 * N * E),
+        Op(batch.exact + routing, waiting + 2 * batch.exact, 0, 4 * N * E),
         Op(outer, waiting + batch.wide + 2 * outer),
         *_network_ops(batch, slots, model.expert_hidden, Flow(0, waiting, outer), copies=E),
         Op(results * outer, waiting + incoming + 2 * outer, rising=adding),

@@ -5,7 +5,20 @@ import streamlit as st
 from dgsgpt.data.corpora import list_corpora
 from dgsgpt.format import size
 from dgsgpt.profiles import choose_profile
-from dgsgpt.ui import draft, features, form, knobs, launchpad, problems, settings, state, summary
+from dgsgpt.ui import (
+    draft,
+    features,
+    fitted,
+    form,
+    knobs,
+    launchpad,
+    overview,
+    problems,
+    recipe,
+    settings,
+    state,
+    summary,
+)
 from dgsgpt.ui.atoms import section, title_row
 from dgsgpt.ui.fields import Form
 from dgsgpt.ui.outlook import choose_name, look_ahead, measured_speed
@@ -27,7 +40,8 @@ bench.valid = config or bench.valid
 if config is not None:
     resolved, unusable = launchpad.resolve_draft(config)
     if unusable:
-        found["data.corpus"] = problems.Problem("data.corpus", problems.plain_words(unusable))
+        problem = problems.of_text(bench.draft, unusable)
+        found[problem.path] = problem
     found |= launchpad.machine_problems(config, machine)
     config = resolved or config
     speed = measured_speed(runs, machine.name, lambda run: state.metrics(run).column("perf/tokens_per_s"))
@@ -70,6 +84,7 @@ with grid.cell(column_span=2):
             f"chosen by the memory found: {machine.name}, {size(machine.total_bytes)}, {size(machine.free_bytes)} free",
         )
         knobs.profile_cards(bench.profile, automatic, machine)
+        fitted.offer(outlook, bench.base_title, bool(changed))
         section("Essentials", f"● differs from {bench.base_title}")
         with st.container(border=True, key="card_knobs"):
             knobs.knobs(fields, launchpad.known_corpora([c.name for c in list_corpora()]))
@@ -78,9 +93,11 @@ with grid.cell(column_span=2):
         section("Architecture", "each switch says what it does and what it costs")
         if bench.valid is not None:
             with st.container(border=True, key="card_pics"):
-                features.architecture(bench.valid, stale=config is None)
+                overview.architecture(bench.valid, stale=config is None)
         features.features(fields, bench, machine.device)
         knobs.smaller_choices(fields)
+        section("Training", "how weights are changed, in which arithmetic, and when it ends")
+        recipe.recipe(fields, bench.valid, stale=config is None)
 
 with grid.cell(), st.container(border=True, key="summary", gap="small"):
     summary.name_field(bench, name)

@@ -9,7 +9,7 @@ import streamlit as st
 from dgsgpt import format as fmt
 from dgsgpt.launch import start_demo
 from dgsgpt.runs import Run, Status
-from dgsgpt.ui import atoms, run_cards, state, train_view
+from dgsgpt.ui import atoms, health, run_cards, run_recipe, state, train_view
 from dgsgpt.ui import train_panels as panels
 from dgsgpt.ui.atoms import markup, pill, text
 from dgsgpt.ui.theme import run_color
@@ -46,18 +46,20 @@ def choose(runs: list[Run], main: Run) -> list[Run]:
 
 
 def run_bar(runs: list[Run], run: Run, status: Status) -> list[Run]:
-    """Who it is, with Stop or Resume top right; returns the runs laid over it."""
+    """Who it is, with Pause, Save and Stop, or Resume, top right; returns the runs laid over it."""
     with st.container(horizontal=True, vertical_alignment="center", gap="xsmall", wrap=False, key="train_bar"):
         atoms.h(
             markup(
                 '<div style="display:flex;align-items:center;gap:0 10px;flex-wrap:wrap">{}'
                 '<span role="heading" aria-level="1" style="font-size:20px;font-weight:600;line-height:28px">{}</span>'
                 "{}</div>",
-                pill(status.state), run.id, text(run_cards.about(run), "ink3"),
+                pill(run_cards.shown_state(status)), run.id, text(run_cards.about(run), "ink3"),
             )
         )  # fmt: skip
         others = choose(runs, run)
         if status.is_live:
+            run_cards.pause_button(run, status, "train_pause")
+            run_cards.save_button(run, status, "train_save")
             run_cards.stop_button(run, status, "train_stop")
         elif status.state == "queued":
             run_cards.resume_button(run, "train_resume", "Start")
@@ -89,16 +91,18 @@ def main() -> None:
 
 
 def watch(run: Run, before: Status, every: float | None) -> None:
-    """Progress and figures; a change of state draws the whole page anew."""
+    """Progress, what is wrong now, and figures; a change of state draws the whole page anew."""
+    drawn = run_cards.phase(run, before)
 
     @st.fragment(run_every=every, key="train_watch")
     def now() -> None:
         status, metrics, config = run.status(), state.metrics(run), run.config
-        if status.state != before.state:
+        if run_cards.phase(run, status) != drawn:
             st.rerun()
         saved = max((float(e["time"]) for e in state.events(run) if e.get("kind") == "checkpoint"), default=None)
         aside = f"saved {fmt.ago(saved, time.time())}" if saved else "nothing saved yet"
         atoms.h(run_cards.progress(status, time.time(), aside))
+        health.alert(state.events(run), status)
         machine = state.machine()
         device = ("GPU", machine.total_bytes) if machine.gpus else ("CPU", machine.ram_total_bytes)
         target = config.train.steps * config.tokens_per_step
@@ -121,11 +125,13 @@ def plots(run: Run, others: list[Run], kept: int, every: float | None) -> None:
         with grid.cell(column_span=3, row_span=2), st.container(key="train_card_loss", gap="xsmall"):
             panels.loss(shown)
         cards = (
-            ("runs", 1, lambda: panels.runs_shown(shown, kept)), ("health", 1, lambda: panels.health(shown)),
+            ("runs", 1, lambda: panels.runs_shown(shown, kept)),
+            ("health", 1, lambda: health.card(shown.events, shown.metrics.skipped)),
             ("lr", 1, lambda: panels.rate(shown)), ("norm", 1, lambda: panels.gradient(shown)),
             ("speed", 1, lambda: panels.throughput(shown)), ("extra", 1, lambda: panels.last_small(shown)),
             ("samples", 2, lambda: panels.samples(shown)), ("machine", 1, panels.machine),
-            ("saved", 1, lambda: panels.saved(shown)),
+            ("saved", 1, lambda: panels.saved(shown)), ("recipe", 2, lambda: run_recipe.card(run)),
+            ("groups", 2, lambda: run_recipe.groups(run)),
         )  # fmt: skip
         for name, span, draw in cards:
             with grid.cell(column_span=span), st.container(key=f"train_card_{name}", gap="xxsmall"):

@@ -132,7 +132,7 @@ def test_a_target_is_printed_beside_its_figure(target: Target, value: float, met
 
 
 # ---------------------------------------------------------------- each benchmark
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", [name for name in BENCHMARKS if name != "speedrun"])
 def test_a_quick_run_reports_sides_and_ratios(name: str) -> None:
     report = quick_report(name)
     assert report["benchmark"] == name
@@ -150,6 +150,27 @@ def test_a_quick_run_reports_sides_and_ratios(name: str) -> None:
             check_figure(figure, case["sides"])
             assert figure["target"] is None, "tiny shapes are held to no target"
     assert any(figure["sides"] for case in report["cases"] for figure in case["figures"])
+
+
+@pytest.mark.slow
+def test_a_quick_speedrun_trains_both_recipes_and_ends_in_the_line_of_the_contract(tiny_text: Path) -> None:
+    result = bench("speedrun", "--text", str(tiny_text), "--quick", "--repeats", "1", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout.splitlines()[-1])
+    for side in ("baseline", "ours"):
+        assert set(found[side]) == {"step_seconds", "wall_seconds", "loss"}
+        assert 0 < found[side]["step_seconds"] < found[side]["wall_seconds"]
+        assert 0 < found[side]["loss"] < 5
+    assert found["wall_ratio"] == pytest.approx(found["baseline"]["wall_seconds"] / found["ours"]["wall_seconds"])
+    assert found["reached"] == (found["ours"]["loss"] <= found["baseline"]["loss"])
+
+
+@pytest.mark.slow
+def test_a_speedrun_to_a_target_has_no_baseline(tiny_text: Path) -> None:
+    result = bench("speedrun", "--text", str(tiny_text), "--quick", "--repeats", "1", "--target", "4.9", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert set(found) == {"ours"}
 
 
 def check_side(side: dict[str, Any]) -> None:

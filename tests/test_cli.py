@@ -90,7 +90,14 @@ def test_detach_stop_and_resume(config_file: Path, runs_dir: Path) -> None:
     assert stopped["state"] == "stopped"
     assert stopped["step"] >= 2
     assert "nothing to stop" in dgsgpt("stop", "d", check=2).stderr
-    assert as_json("resume", "d", "--detach")["state"] in ("starting", "running")
+    assert "train.steps=0" in dgsgpt("resume", "d", "--set", "train.steps=0", check=2).stderr
+    assert as_json("resume", "d", "--detach", "--set", "train.lr=0.001")["state"] in ("starting", "running")
+    assert run.path.joinpath("config.yaml").read_text().count("lr: 0.001") == 1
+    as_json("pause", "d")
+    while not run.status().paused and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert "stop it before its recipe is changed" not in dgsgpt("resume", "d").stdout
+    as_json("save", "d")
     assert as_json("stop", "d")["state"] == "stopped"
 
 
@@ -130,7 +137,7 @@ def test_prepare_says_what_it_made(tiny_text: Path) -> None:
 
 def test_plan_has_the_keys_of_the_contract(config_file: Path) -> None:
     planned = as_json("plan", config_file)
-    assert set(planned) == {"params", "active_params", "flops_per_token", "memory", "fits", "free_bytes"}
+    assert set(planned) >= {"params", "active_params", "flops_per_token", "memory", "fits", "free_bytes"}
     parts = {k: v for k, v in planned["memory"].items() if k != "total"}
     assert sum(parts.values()) == planned["memory"]["total"]
     assert "FLOPs" in dgsgpt("plan", config_file).stdout
@@ -221,6 +228,23 @@ def test_doctor_reports() -> None:
         (["prepare", "DIRECTORY"], "director"),
         (["resume", "none"], "no run 'none'"),
         (["stop", "none"], "no run 'none'"),
+        (["pause", "none"], "no run 'none'"),
+        (["save", "none"], "no run 'none'"),
+        (["train", "CONFIG", "--set", "train.lr=.nan"], "train.lr"),
+        (["train", "CONFIG", "--set", "train.steps=0"], "train.steps=0 must be at least 1"),
+        (["train", "CONFIG", "--set", "train.optimizer=sgd"], "train.optimizer"),
+        (
+            ["train", "CONFIG", "--set", "train.optimizer_in_backward=true"],
+            "train.grad_clip=1.0 does not go with train.optimizer_in_backward",
+        ),
+        (
+            ["train", "CONFIG", "--set", "train.weight_precision=bf16", "--set", "train.precision=fp32"],
+            "set train.precision=bf16",
+        ),
+        (["train", "CONFIG", "--set", "data.document_separator=~~end~~"], "~~end~~"),
+        (["bench", "speedrun"], "--text FILE is missing"),
+        (["bench", "speedrun", "--text", "EMPTY"], "empty"),
+        (["bench", "speedrun", "--text", "BINARY", "--target", "nan"], "--target nan must be a loss"),
         (["checkpoints", "none"], "no run 'none'"),
         (["sample", "none", "--prompt", "x"], "no checkpoint 'none'"),
         (["eval", "none"], "no checkpoint 'none'"),
@@ -261,6 +285,8 @@ def test_help_names_every_command_of_this_version() -> None:
         "train",
         "resume",
         "stop",
+        "pause",
+        "save",
         "runs",
         "checkpoints",
         "plan",

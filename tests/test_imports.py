@@ -16,11 +16,11 @@ PACKAGE = ROOT / "dgsgpt"
 # A module may import its own layer and those before it. Layers side by side are one set.
 LAYERS: list[set[str]] = [
     {"errors", "files", "format", "strict_yaml", "threads"},
-    {"rules"},
+    {"rules", "recipe"},
     {"architecture"},
     {"schema"},
     {"config"},
-    {"hardware", "process", "costs", "tape", "memory_plan", "planner", "profiles"},
+    {"hardware", "process", "costs", "tape", "memory_plan", "planner", "profiles", "update_groups", "fitting"},
     {"runs", "metrics", "model", "data"},
     {"supervise", "launch", "checkpoint"},
     {"generation", "evaluation"},

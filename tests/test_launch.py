@@ -186,10 +186,44 @@ def test_a_second_start_is_refused(make_run: Callable[..., Run]) -> None:
     assert run.status().state == "running"
 
 
+def test_a_run_saves_when_asked_and_a_paused_one_waits(make_run: Callable[..., Run]) -> None:
+    run = make_run(**{"train.checkpoint_every": 0})
+    launch.start_run(run)
+    until(lambda: steps_done(run) >= 3)
+    assert run.checkpoints() == []
+    launch.save_now(run)
+    until(lambda: len(run.checkpoints()) == 1)
+    launch.pause_run(run)
+    until(lambda: run.status().paused)
+    step = run.status().step
+    with pytest.raises(RunError, match=r"paused already; `dgsgpt resume a` lets it go on"):
+        launch.pause_run(run)
+    assert ck.describe(run.checkpoints()[-1]).step == step
+    beat = run.status().heartbeat_at
+    until(lambda: run.status().heartbeat_at != beat)  # it waits, and is well
+    assert run.status().state == "running"
+    assert steps_done(run) == step
+    launch.continue_run(run)
+    until(lambda: steps_done(run) > step)
+    assert not run.status().paused
+    with pytest.raises(RunError, match="not paused"):
+        launch.continue_run(run)
+    launch.pause_run(run)
+    until(lambda: run.status().paused)
+    launch.stop_run(run)  # also a paused run hears a stop
+    assert launch.wait_run(run, 60)
+    assert run.status().state == "stopped"
+    assert not run.status().paused
+
+
 def test_finished_and_idle_runs_say_why_they_cannot(make_run: Callable[..., Run]) -> None:
     run = make_run(steps=5)
     with pytest.raises(RunError, match="nothing to stop"):
         launch.stop_run(run)
+    with pytest.raises(RunError, match="nothing to pause"):
+        launch.pause_run(run)
+    with pytest.raises(RunError, match="nothing to save"):
+        launch.save_now(run)
     launch.start_run(run)
     assert launch.wait_run(run, 60)
     with pytest.raises(RunError, match="finished all 5 steps"):

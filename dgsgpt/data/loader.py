@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,14 @@ from dgsgpt.data.dataset import Dataset, open_dataset
 from dgsgpt.errors import DataError
 
 IGNORED = -100
+
+
+class Batch(NamedTuple):
+    """What a model reads and should say."""
+
+    inputs: Tensor  # [B, T] int64
+    targets: Tensor  # [B, T] int64; targets[:, t] follows inputs[:, t], -100 is none
+    documents: Tensor | None = None  # [B, T] int64, the number of each input's document; None where all are one
 
 
 class Batches:
@@ -34,7 +42,8 @@ class Batches:
     def __init__(
         self, dataset: Dataset | Path | str, split: str = "train", *, block_size: int, batch_size: int, seed: int
     ) -> None:
-        self._tokens = _open(dataset).tokens(split)
+        opened = _open(dataset)
+        self._tokens, self._document_starts = opened.tokens(split), opened.document_starts(split)
         self.windows = (len(self._tokens) - 1) // block_size
         if self.windows < 1:
             raise DataError(
@@ -46,8 +55,8 @@ class Batches:
         self.seed = seed
         self._orders: dict[int, npt.NDArray[np.int64]] = {}
 
-    def get(self, step: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of batch number `step` (from 0), int64 [B, T] each; y[:, t] follows x[:, t]."""
+    def get(self, step: int) -> Batch:
+        """Batch number `step` (from 0); every target is valid, a document's first one follows the document before."""
         numbers = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         epochs, places = numbers // self.windows, numbers % self.windows
         starts = np.empty(self.batch_size, dtype=np.int64)
@@ -55,7 +64,8 @@ class Batches:
             chosen = epochs == epoch
             starts[chosen] = self._order(int(epoch))[places[chosen]] * self.block_size
         rows = torch.from_numpy(_gather(self._tokens, starts, self.block_size + 1))
-        return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+        documents = _documents(self._document_starts, starts, self.block_size)
+        return Batch(rows[:, :-1].contiguous(), rows[:, 1:].contiguous(), documents)
 
     def epoch(self, step: int) -> float:
         """How many times the split has been gone through before batch `step`."""
@@ -76,19 +86,27 @@ def val_windows(
     *,
     batch_size: int = 8,
     split: str = "val",
-) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """`windows` over a split of a dataset: inputs, targets, number of predicted tokens."""
-    yield from windows(_open(dataset).tokens(split), block_size, max_tokens, batch_size=batch_size)
+) -> Iterator[tuple[Batch, int]]:
+    """`windows` over a split of a dataset, with its documents if it has any."""
+    opened = _open(dataset)
+    starts = opened.document_starts(split)
+    yield from windows(opened.tokens(split), block_size, max_tokens, batch_size=batch_size, document_starts=starts)
 
 
 def windows(
-    tokens: npt.NDArray[Any], block_size: int, max_tokens: int | None = None, *, batch_size: int = 8
-) -> Iterator[tuple[Tensor, Tensor, int]]:
+    tokens: npt.NDArray[Any],
+    block_size: int,
+    max_tokens: int | None = None,
+    *,
+    batch_size: int = 8,
+    document_starts: npt.NDArray[np.int64] | None = None,
+) -> Iterator[tuple[Batch, int]]:
     """Deterministic windows in which each token but the first is predicted exactly once.
 
-    Yields inputs and targets [B, T], int64, and how many targets are real: the last window may be short, and is
-    padded with token 0 and target -100. With `max_tokens` only that many predictions are made, in whole windows
-    spread evenly over the text (the last one is cut), which judges it better than its beginning would.
+    Yields batches [B, T] and how many of their targets are real: the last window may be short, and is padded with
+    token 0, target -100 and the last document. `document_starts` are the places where documents begin. With
+    `max_tokens` only that many predictions are made, in whole windows spread evenly over the text (the last one is
+    cut), which judges it better than its beginning would.
     """
     predictions = len(tokens) - 1
     if predictions < 1:
@@ -105,7 +123,8 @@ def windows(
         lengths = np.clip(budget - np.concatenate(([0], np.cumsum(lengths)[:-1])), 0, lengths)
         budget -= int(lengths.sum())
         if lengths.any():
-            yield *_padded(tokens, starts, lengths, block_size), int(lengths.sum())
+            inputs, targets = _padded(tokens, starts, lengths, block_size)
+            yield Batch(inputs, targets, _documents(document_starts, starts, block_size)), int(lengths.sum())
 
 
 def _padded(
@@ -123,8 +142,18 @@ def _gather(tokens: npt.NDArray[Any], starts: npt.NDArray[np.int64], length: int
     return tokens[places].astype(np.int64)
 
 
+def _documents(
+    document_starts: npt.NDArray[np.int64] | None, starts: npt.NDArray[np.int64], length: int
+) -> Tensor | None:
+    """The number of the document at each of `length` places from `starts`, [B, length]."""
+    if document_starts is None:
+        return None
+    places = starts[:, None] + np.arange(length)
+    return torch.from_numpy(np.searchsorted(document_starts, places, side="right") - 1)
+
+
 def _open(dataset: Dataset | Path | str) -> Dataset:
     return dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
 
 
-__all__ = ["Batches", "val_windows", "windows"]
+__all__ = ["Batch", "Batches", "val_windows", "windows"]

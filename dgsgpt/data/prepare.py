@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -28,9 +27,10 @@ from dgsgpt.data.dataset import (
     list_datasets,
     open_dataset,
     token_dtype,
+    write_split,
 )
-from dgsgpt.data.text import shown, split_text
-from dgsgpt.data.tokenizer import Tokenizer, train_tokenizer
+from dgsgpt.data.text import check_separator, shown, split_text
+from dgsgpt.data.tokenizer import train_tokenizer
 from dgsgpt.data.uploads import list_uploads, save_upload
 from dgsgpt.errors import ConfigError, DataError
 from dgsgpt.files import fsync_directory, write_json
@@ -38,7 +38,6 @@ from dgsgpt.files import fsync_directory, write_json
 Progress = Callable[[str, float], None]
 
 _LOCK_TIMEOUT_S = 1800
-_BLOCK_CHARACTERS = 1 << 22
 
 
 def prepare(
@@ -69,6 +68,7 @@ def resolve(config: RunConfig, root: Path | str | None = None) -> RunConfig:
         _check_lengths(named, config.model.block_size)
         return _with_vocab_size(config, named.vocab_size)
     text = read_text(config.data.corpus)
+    check_separator(text, config.data.document_separator, shown(config.data.corpus))
     kind = config.data.tokenizer.kind
     for split, part in zip(("train", "val"), split_text(text, config.data.val_fraction), strict=True):
         # A token is at least one byte, so this is exact for byte and char and a bound for the others.
@@ -78,13 +78,15 @@ def resolve(config: RunConfig, root: Path | str | None = None) -> RunConfig:
 
 
 def fingerprint(data: DataConfig, source_sha256: str) -> str:
-    """sha256 over what decides a dataset's content: text, tokenizer settings, split, format version."""
-    content = {
+    """sha256 over what decides a dataset's content: text, tokenizer settings, split, documents, format version."""
+    content: dict[str, Any] = {
         "source_sha256": source_sha256,
         "tokenizer": _tokenizer_settings(data),
         "val_fraction": data.val_fraction,
         "format_version": FORMAT_VERSION,
     }
+    if data.document_separator is not None:  # without, the fingerprint is that of datasets from before it existed
+        content["document_separator"] = data.document_separator
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -98,15 +100,21 @@ def _open_named(data: DataConfig, root: Path) -> Dataset | None:
     made_with = {
         "data.tokenizer.kind": (dataset.tokenizer_kind, data.tokenizer.kind),
         "data.val_fraction": (dataset.meta["val_fraction"], data.val_fraction),
+        "data.document_separator": (dataset.document_separator, data.document_separator),
     }
     if data.tokenizer.kind == "bpe":
         made_with["data.tokenizer.vocab_size"] = (dataset.meta.get("requested_vocab_size"), data.tokenizer.vocab_size)
     for key, (made, asked) in made_with.items():
         if made != asked:
+            made, asked = (_in_yaml(value) for value in (made, asked))
             raise DataError(
                 f"dataset {name} was prepared with {key}={made}, not {asked}; set it to {made}, or name the text"
             )
     return dataset
+
+
+def _in_yaml(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if value is None or not str(value).isprintable() else str(value)
 
 
 def _dataset_id(data: DataConfig, digest: str) -> str:
@@ -124,6 +132,7 @@ def _tokenizer_settings(data: DataConfig) -> dict[str, Any]:
 def _prepare_text(data: DataConfig, root: Path, report: Progress) -> Dataset:
     report("reading", 0.0)
     text = read_text(data.corpus)
+    check_separator(text, data.document_separator, shown(data.corpus))
     source_sha256 = hashlib.sha256(text.encode("utf-8")).hexdigest()
     digest = fingerprint(data, source_sha256)
     target = root / _dataset_id(data, digest)
@@ -193,7 +202,8 @@ def _build(folder: Path, data: DataConfig, text: str, meta: dict[str, Any], repo
         def encoded(characters: int, before: int = before) -> None:
             report("encoding", 0.5 + 0.45 * (before + characters) / len(text))
 
-        counts |= _write_split(folder, split, tokenizer, part, encoded)
+        counts |= write_split(folder, split, tokenizer, part, data.document_separator, encoded)
+    documents = {} if data.document_separator is None else {"document_separator": data.document_separator}
     write_json(
         folder / META,
         {
@@ -205,49 +215,12 @@ def _build(folder: Path, data: DataConfig, text: str, meta: dict[str, Any], repo
             "vocab_size": tokenizer.vocab_size,
             "val_fraction": data.val_fraction,
             "dtype": token_dtype(tokenizer.vocab_size).name,
+            **documents,
             **counts,
             "created_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         },
     )
     fsync_directory(folder)
-
-
-def _write_split(
-    folder: Path, split: str, tokenizer: Tokenizer, text: str, report: Callable[[int], None]
-) -> dict[str, Any]:
-    dtype = token_dtype(tokenizer.vocab_size)
-    digest, tokens, done = hashlib.sha256(), 0, 0
-    with (folder / f"{split}.bin").open("wb") as f:
-        for block in _blocks(tokenizer.chunks(text)):
-            ids = tokenizer.encode_array(block).astype(dtype)
-            raw = ids.tobytes()
-            f.write(raw)
-            digest.update(raw)
-            tokens += len(ids)
-            done += len(block)
-            report(done)
-        f.flush()
-        os.fsync(f.fileno())
-    return {
-        f"{split}_tokens": tokens,
-        f"{split}_bytes": len(text.encode("utf-8")),
-        f"{split}_characters": len(text),
-        f"{split}_sha256": digest.hexdigest(),
-    }
-
-
-def _blocks(chunks: list[str]) -> Iterator[str]:
-    """Neighbouring chunks joined to about 4 million characters, so that memory stays bounded and progress moves."""
-    block: list[str] = []
-    size = 0
-    for chunk in chunks:
-        block.append(chunk)
-        size += len(chunk)
-        if size >= _BLOCK_CHARACTERS:
-            yield "".join(block)
-            block, size = [], 0
-    if block:
-        yield "".join(block)
 
 
 # ---------------------------------------------------------------- checks

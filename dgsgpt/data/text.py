@@ -1,4 +1,4 @@
-"""Reading a person's text file safely, and dividing a text into training and validation parts.
+"""Reading a person's text file safely, and dividing a text into training and validation parts, and into documents.
 
 Line ends are read as Python reads text: CRLF and CR become LF. One byte-order mark at the start is dropped.
 Nothing else is changed.
@@ -6,7 +6,9 @@ Nothing else is changed.
 
 from __future__ import annotations
 
+import re
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,6 +99,36 @@ def split_text(text: str, val_fraction: float) -> tuple[str, str]:
     if abs(cut - target) > near:
         cut = target
     return text[:cut], text[cut:]
+
+
+def split_documents(text: str, separator: str | None) -> Iterator[str]:
+    """The documents of `text`, which joined are `text`: one ends after each `separator`; without one there is one.
+
+    A document of nothing but the separator is none: its letters go to the document before, at the start of the text
+    to the one after.
+    """
+    begin = 0
+    if separator is not None:
+        written = re.escape(separator)
+        for run in re.finditer(f"{written}(?:{written})*+", text):  # possessive: a long run needs no memory
+            if run.start() > 0:
+                yield text[begin : run.end()]
+                begin = run.end()
+    if begin < len(text):
+        yield text[begin:]
+
+
+def check_separator(text: str, separator: str | None, name: str) -> None:
+    """Refuse a separator that would separate nothing.
+
+    Raises:
+        DataError: `separator` is given and does not occur in `text`.
+    """
+    if separator is not None and separator not in text:
+        raise DataError(
+            f"{name}: data.document_separator={separator!r} must occur in the text; set it to what ends each "
+            "document there (line ends are read as \\n), or to null"
+        )
 
 
 def _line_start_after(text: str, target: int) -> int:

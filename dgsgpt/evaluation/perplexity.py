@@ -2,7 +2,8 @@
 
 The text is cut into windows of `block_size` predictions that do not overlap: each token is predicted exactly once,
 except the first, which nothing precedes. A window sees nothing before its own start, so a longer context gives a
-better figure. Bits per byte count the UTF-8 bytes of the predicted tokens only and compare across tokenizers.
+better figure; where the text was divided into documents, it sees nothing of another one either, as in training. Bits
+per byte count the UTF-8 bytes of the predicted tokens only and compare across tokenizers.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 
 from dgsgpt.data.dataset import Dataset
 from dgsgpt.data.loader import windows
+from dgsgpt.data.text import split_documents
 from dgsgpt.data.tokenizer import Tokenizer
 from dgsgpt.errors import DataError
 
@@ -69,7 +71,8 @@ def evaluate(
         DataError: the split is too short, or its vocabulary is larger than the model's.
     """
     rules = _Rules.of(model, block_size, max_tokens, batch_size, device)
-    return _evaluate(model, dataset.tokenizer, dataset.tokens(split), rules, on_batch)
+    text = _Tokens(dataset.tokenizer, dataset.tokens(split), dataset.document_starts(split))
+    return _evaluate(model, text, rules, on_batch)
 
 
 def evaluate_text(
@@ -82,14 +85,32 @@ def evaluate_text(
     batch_size: int | None = None,
     device: torch.device | str | None = None,
     on_batch: OnBatch | None = None,
+    document_separator: str | None = None,
 ) -> Evaluation:
-    """Judge `model` on any text, as `evaluate` does on a dataset.
+    """Judge `model` on any text, as `evaluate` does on a dataset that was prepared with this `document_separator`.
 
     Raises:
         DataError: the text has fewer than two tokens or characters that the tokenizer does not know.
     """
     rules = _Rules.of(model, block_size, max_tokens, batch_size, device)
-    return _evaluate(model, tokenizer, tokenizer.encode_array(text), rules, on_batch)
+    return _evaluate(model, _Tokens.of(tokenizer, text, document_separator), rules, on_batch)
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """A text as token ids, and where its documents begin if it has been divided."""
+
+    tokenizer: Tokenizer
+    ids: npt.NDArray[Any]
+    document_starts: npt.NDArray[np.int64] | None
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, text: str, separator: str | None) -> Self:
+        """Encoded as a dataset is."""
+        documents = [tokenizer.encode_array(document) for document in split_documents(text, separator)]
+        ids = np.concatenate(documents) if documents else np.zeros(0, np.uint32)
+        starts = np.cumsum([0, *map(len, documents[:-1])], dtype=np.int64)
+        return cls(tokenizer, ids, None if separator is None else starts)
 
 
 @dataclass(frozen=True)
@@ -117,10 +138,9 @@ class _Rules:
         return cls(size, max_tokens, batch_size or max(1, min(64, _BATCH_TOKENS // size)), place)
 
 
-def _evaluate(
-    model: GPT, tokenizer: Tokenizer, ids: npt.NDArray[Any], rules: _Rules, on_batch: OnBatch | None
-) -> Evaluation:
-    _check(model, tokenizer, ids)
+def _evaluate(model: GPT, text: _Tokens, rules: _Rules, on_batch: OnBatch | None) -> Evaluation:
+    ids = text.ids
+    _check(model, text.tokenizer, ids)
     block_size = min(rules.block_size, len(ids) - 1)  # a window longer than the text would be padding
     total = min(rules.max_tokens or len(ids) - 1, len(ids) - 1)
     nats, tokens, size = 0.0, 0, 0
@@ -128,11 +148,15 @@ def _evaluate(
     model.eval()
     try:
         with torch.no_grad():
-            for x, y, count in windows(ids, block_size, rules.max_tokens, batch_size=rules.batch_size):
-                loss = model(x.to(rules.device), y.to(rules.device)).loss
+            for batch, count in windows(
+                ids, block_size, rules.max_tokens, batch_size=rules.batch_size, document_starts=text.document_starts
+            ):
+                x, y, documents = (None if t is None else t.to(rules.device) for t in batch)
+                loss = model(x, y, documents=documents).loss
                 nats += float(loss.double()) * count  # a Python float: sums are in 64 bits
                 tokens += count
-                size += int(tokenizer.byte_lengths[y[y >= 0].numpy()].sum())
+                real = batch.targets[batch.targets >= 0]
+                size += int(text.tokenizer.byte_lengths[real.numpy()].sum())
                 if on_batch is not None:
                     on_batch(tokens, total)
     finally:

@@ -1,5 +1,7 @@
 """Keys and values of the tokens already read, so that generation computes each token once.
 
+Of the tokens themselves the last few are kept, where embeddings of n-grams reach back to them.
+
 Buffers are G heads wide and allocated once. Heads with a sliding window keep only its tokens, in a ring: a new token
 takes the place of the one that has just fallen out of sight, and nothing is moved.
 """
@@ -77,6 +79,8 @@ class KVCache:
     ) -> None:
         self.max_tokens = max_tokens
         self.length = 0
+        self.recent = torch.empty(batch_size, 0, dtype=torch.long, device=device)  # [B, S], what n-grams reach back to
+        self._reach = config.ngram.max_order - 1 if config.ngram else 0
         self.layers: list[list[FullBuffer]] = []
         for windows in layer_windows(config):
             # A layer of kind B halves its key/value heads between its two windows; a single one serves both.
@@ -106,12 +110,15 @@ class KVCache:
         """What block `layer` reads and extends, one for each of its windows."""
         return [Past(buffer, self.length) for buffer in self.layers[layer]]
 
-    def advance(self, new_tokens: int) -> None:
-        """Count `new_tokens` as read, once every layer has appended them."""
-        self.length += new_tokens
+    def advance(self, tokens: Tensor) -> None:
+        """Count `tokens` [B, T] as read, once every layer has appended them."""
+        self.length += tokens.size(1)
+        seen = torch.cat((self.recent, tokens), dim=1) if tokens.size(1) < self._reach else tokens
+        self.recent = seen[:, max(0, seen.size(1) - self._reach) :].clone()  # the caller may reuse its own
 
     def select(self, rows: Tensor) -> None:
         """Go on with these rows [B'] of the batch, in this order and as often as named, as a beam search does."""
+        self.recent = self.recent.index_select(0, rows)
         for buffer in self.buffers():
             buffer.k, buffer.v = buffer.k.index_select(0, rows), buffer.v.index_select(0, rows)
 
@@ -121,5 +128,5 @@ class KVCache:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of all buffers."""
+        """Bytes of all buffers of keys and values."""
         return sum(x.numel() * x.element_size() for buffer in self.buffers() for x in (buffer.k, buffer.v))

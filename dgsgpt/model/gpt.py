@@ -20,6 +20,7 @@ from dgsgpt.model.cache import KVCache, Past
 from dgsgpt.model.loss import Head, TiedHead
 from dgsgpt.model.mlp import build_mlp
 from dgsgpt.model.moe import MoE, RouterStats, build_moe
+from dgsgpt.model.ngram import build_ngrams
 from dgsgpt.model.norm import build_norm
 from dgsgpt.model.rope import build_positions
 from dgsgpt.model.shortcuts import Mix, build_mix
@@ -91,6 +92,7 @@ class GPT(nn.Module):
             )
         self.config = config
         self.embed = nn.Embedding(config.vocab_size, config.n_embd)
+        self.ngram = build_ngrams(config)
         self.positions = build_positions(config)
         self.drop = nn.Dropout(config.dropout)
         kinds = zip(layer_windows(config), layer_is_moe(config), strict=True)
@@ -106,11 +108,13 @@ class GPT(nn.Module):
         As in GPT-2 (Radford et al. 2019, section 2.3): the stream's variance then does not grow with depth. With
         `zero_init` these start at zero instead, so that every block begins as the identity (Zhang et al. 2019,
         Fixup); learning by the demo's recipe was no faster so, and the router's first gradient is then zero.
-        Biases start at 0, gains of norms at 1, shortcuts at the shares they were built with.
+        Biases start at 0, gains of norms at 1, shortcuts at the shares they were built with, tables of n-grams at 0.
         """
         residual = 0.0 if self.config.zero_init else 0.02 / math.sqrt(2 * self.config.n_layer)
         for name, p in self.named_parameters():
-            if name.endswith(("out.weight", "down.weight", "experts.down")):
+            if name.startswith("ngram."):
+                p.zero_()
+            elif name.endswith(("out.weight", "down.weight", "experts.down")):
                 p.normal_(0.0, residual)
             elif p.ndim > 1:
                 p.normal_(0.0, 0.02)
@@ -142,7 +146,7 @@ class GPT(nn.Module):
             raise ValueError("documents= packs whole texts and does not go with cache=; give each text its own row")
         start = cache.begin(tokens.size(1)) if cache is not None else 0
         starts, places = (None, None) if documents is None else locate(documents)
-        x = self.embed(tokens)
+        x = self.ngram(self.embed(tokens), tokens, places, cache.recent if cache is not None else None)
         rotation = self.positions.rotation(x, start)
         x = self.drop(self.positions.embed(x, start, places))
         around = Surroundings(rotation, starts, x)
@@ -157,7 +161,7 @@ class GPT(nn.Module):
                 aux_losses.append(out.aux_loss)
                 router.append(out.router)
         if cache is not None:
-            cache.advance(tokens.size(1))
+            cache.advance(tokens)
         logits, loss = self._judge(self.norm(x), targets)
         aux_loss = torch.stack(aux_losses).mean() if aux_losses else torch.zeros((), device=x.device)
         return Output(logits, loss, aux_loss, router or None)

@@ -15,7 +15,9 @@ from dgsgpt import files
 if TYPE_CHECKING:
     from dgsgpt.data.prepare import Dataset
     from dgsgpt.evaluation import Evaluation
-    from dgsgpt.train.session import Session
+    from dgsgpt.runs import Run
+    from dgsgpt.train.progress import Progress
+    from dgsgpt.train.setup import Workshop
 
 
 def peak_bytes(device: torch.device) -> int:
@@ -48,46 +50,48 @@ def record_data(run_dir: Path, dataset: Dataset) -> None:
         files.write_json(run_dir / "run.json", {**facts, "data": data})
 
 
-def checkpoint_metadata(session: Session, whole_eval: Evaluation | None) -> dict[str, Any]:
+def checkpoint_metadata(run: Run, shop: Workshop, progress: Progress, whole_eval: Evaluation | None) -> dict[str, Any]:
     """What the checkpoint browser shows; everything is known without opening the weights."""
     steps, losses, lrs = (
-        (list(column) for column in zip(*session.recent, strict=True)) if session.recent else ([], [], [])
+        (list(column) for column in zip(*progress.recent, strict=True)) if progress.recent else ([], [], [])
     )
-    val_step, val = session.last_eval if session.last_eval else (None, None)
+    val_step, val = progress.last_eval if progress.last_eval else (None, None)
     device = (
-        torch.cuda.get_device_name(session.device)
-        if session.device.type == "cuda"
+        torch.cuda.get_device_name(shop.device)
+        if shop.device.type == "cuda"
         else platform.processor() or platform.machine()
     )
     return {
-        "run_id": session.run_.id,
-        "step": session.step,
-        "max_steps": session.config.train.steps,
-        "tokens": session.tokens,
-        "flops": session.tokens * session.plan.flops_per_token,
-        "train_time_s": session.train_time_s,
+        "run_id": run.id,
+        "step": progress.step,
+        "max_steps": run.config.train.steps,
+        "tokens": progress.tokens,
+        "flops": progress.tokens * shop.plan.flops_per_token,
+        "train_time_s": progress.train_time_s,
         "saved_at": time.time(),
-        "params": session.plan.params,
-        "active_params": session.plan.active_params,
+        "params": shop.plan.params,
+        "active_params": shop.plan.active_params,
         "loss_train": losses[-1] if losses else None,
         "loss_val": val.loss if val else None,
         "ppl_val": val.ppl if val else None,
         "bpb_val": val.bpb if val else None,
         "val_step": val_step,
         "whole_split_eval": whole_eval.to_dict() if whole_eval else None,
-        "best": val is not None and session.best_val is not None and val.loss <= session.best_val,
+        "best": val is not None and progress.best_val is not None and val.loss <= progress.best_val,
+        "settled": shop.settled.to_dict(),
+        "weight_precision": run.config.train.weight_precision,
         "lr": lrs[-1] if lrs else None,
         "recent_steps": steps,
         "recent_losses": losses,
         "recent_lrs": lrs,
-        "corpus": session.config.data.corpus,
-        "data_fingerprint": session.dataset.fingerprint,
-        "tokenizer_kind": session.dataset.tokenizer_kind,
-        "tokenizer_sha256": session.tokenizer.sha256,
-        "vocab_size": session.dataset.vocab_size,
-        "parent": session.run_.facts.get("parent"),
-        "git": session.run_.facts.get("git"),
-        "device": f"{session.device.type}: {device}",
+        "corpus": run.config.data.corpus,
+        "data_fingerprint": shop.dataset.fingerprint,
+        "tokenizer_kind": shop.dataset.tokenizer_kind,
+        "tokenizer_sha256": shop.tokenizer.sha256,
+        "vocab_size": shop.dataset.vocab_size,
+        "parent": run.facts.get("parent"),
+        "git": run.facts.get("git"),
+        "device": f"{shop.device.type}: {device}",
         "torch_version": torch.__version__,
         "python_version": platform.python_version(),
         "dgsgpt_version": dgsgpt.__version__,

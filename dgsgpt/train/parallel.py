@@ -82,7 +82,7 @@ def compile_blocks(model: GPT) -> str | None:
     Blocks of one kind share one compilation. Evaluation and generation stay eager: they would have to be compiled
     once more each, with a cache for every length, and earn nothing back.
     """
-    reason = _compiler_problem(next(model.parameters()).device)
+    reason = compiler_problem(next(model.parameters()).device)
     if reason is None:
         eager = torch.compiler.disable(grouped_matmul)
         for module in model.blocks.modules():
@@ -95,6 +95,14 @@ def compile_blocks(model: GPT) -> str | None:
     return reason
 
 
+def uncompile_blocks(model: GPT) -> None:
+    """Undo `compile_blocks`, and gradient checkpointing with it: that must be applied again."""
+    for module in model.blocks.modules():
+        if isinstance(module, Experts) and isinstance(module.multiply, partial):
+            module.multiply = grouped_matmul
+    apply_gradient_checkpointing(model, "none")
+
+
 def _compiled_in_training(block: Block, eager: Forward, compiled: Forward, *inputs: Any) -> Any:
     return (compiled if block.training and torch.is_grad_enabled() else eager)(*inputs)
 
@@ -104,9 +112,8 @@ def _grouped_matmul_compiled(eager: Multiply, x: Tensor, weight: Tensor, ends: T
     return (grouped_matmul if x.dtype == torch.bfloat16 else eager)(x, weight, ends)
 
 
-def _compiler_problem(device: torch.device) -> str | None:
-    """What the compiler lacks on `device`, found by compiling one addition: a long run must not die in its "
-    "first step."""
+def compiler_problem(device: torch.device) -> str | None:
+    """What the compiler lacks on `device`, found by compiling one addition: a run must not die in its first step."""
     try:
         torch.compile(_add_one)(torch.zeros(8, device=device))
     except (RuntimeError, ImportError, OSError) as e:  # a missing C++ compiler, Triton or header

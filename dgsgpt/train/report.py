@@ -10,16 +10,20 @@ from typing import Any
 
 from dgsgpt import files
 from dgsgpt.metrics import MetricsWriter
-from dgsgpt.supervise import STOP_FILE
+from dgsgpt.supervise import PAUSE_FILE, SAVE_FILE, STOP_FILE
 
 STATUS_INTERVAL_S = 0.5
 
 
 class StopRequest:
-    """Set by SIGTERM or SIGINT, by a file STOP in the run directory, or when the supervisor has gone."""
+    """What a run is asked to do while it trains.
+
+    A stop comes by SIGTERM or SIGINT, by a file STOP in the run directory, or when the supervisor has gone.
+    """
 
     def __init__(self, run_dir: Path) -> None:
         self._file = run_dir / STOP_FILE
+        self._pause, self._save = run_dir / PAUSE_FILE, run_dir / SAVE_FILE
         supervisor = os.environ.get("DGSGPT_SUPERVISOR", "")
         self._parent = int(supervisor) if supervisor.isdigit() else None
         self.reason: str | None = None
@@ -35,6 +39,17 @@ class StopRequest:
         if self.reason is None and self._parent is not None and os.getppid() != self._parent:
             self.reason = "its supervisor is gone"
         return self.reason is not None
+
+    def paused(self) -> bool:
+        """Whether to wait before the next step, by a file PAUSE in the run directory."""
+        return self._pause.exists()
+
+    def save_asked(self) -> bool:
+        """Whether a checkpoint has been asked for since the last call, by a file SAVE in the run directory."""
+        if not self._save.exists():
+            return False
+        self._save.unlink(missing_ok=True)
+        return True
 
 
 class Reporter:

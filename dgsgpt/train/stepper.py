@@ -1,33 +1,55 @@
-"""One optimizer step: batch, loss, backward, clip, step."""
+"""One optimizer step: batch, loss, backward, clip, update. On a GPU nothing in it waits for the device."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from dgsgpt.config import TrainConfig
+from dgsgpt.data.loader import IGNORED
 from dgsgpt.errors import RunError
 from dgsgpt.model import RouterStats
-from dgsgpt.train.schedule import learning_rate
+from dgsgpt.train.loss_scale import LossScale
+from dgsgpt.train.precision import autocast
+from dgsgpt.train.schedule import rate_share
 
 if TYPE_CHECKING:
-    from dgsgpt.data.loader import Batches
+    from dgsgpt.data.loader import Batch, Batches
     from dgsgpt.model import GPT
+    from dgsgpt.train.optim import Updates
 
 
 @dataclass(frozen=True)
-class StepResult:
+class Figures:
     """Figures of one step; `loss` is the mean cross-entropy in nats per token, without auxiliary terms."""
 
     loss: float
     lr: float
-    grad_norm: float
+    grad_norm: float | None  # None where no moment had all gradients
+    finite: bool  # otherwise the weights were left as they were
     extra: dict[str, float] = field(default_factory=dict)
+    expert_load: tuple[tuple[float, ...], ...] | None = None  # share of the tokens, by MoE layer and expert
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """A step as the device left it; reading it waits for the device."""
+
+    loss: Tensor  # []
+    lr: float
+    grad_norm: Tensor | None  # []
+    finite: Tensor  # [] bool
+    router: list[RouterStats]
+
+    def read(self) -> Figures:
+        """The figures."""
+        norm = None if self.grad_norm is None else float(self.grad_norm)
+        load = tuple(tuple(stats.load.tolist()) for stats in self.router) or None
+        return Figures(float(self.loss), self.lr, norm, bool(self.finite), router_figures(self.router), load)
 
 
 def pick_device(choice: str) -> torch.device:
@@ -43,69 +65,111 @@ def pick_device(choice: str) -> torch.device:
     return torch.device(choice)
 
 
-def autocast(device: torch.device, precision: str) -> Callable[[], AbstractContextManager[object]]:
-    """A context for the forward pass: bf16 arithmetic where asked for, or where `auto` finds a GPU that has it."""
-    bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
-    if bf16:
-        return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
-    return nullcontext
-
-
 class Stepper:
-    """Advances a model by optimizer steps; which batch and which rate depend on the step's number alone."""
+    """Advances a model by optimizer steps; which batch and which rate depend on the step's number alone.
+
+    `decides_here` is whether a step that is not finite is found out on this side, which on a GPU means waiting for
+    it; else the device itself leaves everything as it was, and `skipped` counts how often.
+    """
 
     def __init__(
-        self, model: GPT, optimizer: torch.optim.Optimizer, batches: Batches, train: TrainConfig, device: torch.device
+        self,
+        model: GPT,
+        updates: Updates,
+        batches: Batches,
+        train: TrainConfig,
+        device: torch.device,
+        decides_here: bool | None = None,
     ) -> None:
-        self.model, self.optimizer, self.batches, self.train, self.device = model, optimizer, batches, train, device
+        self.model, self.updates, self.batches, self.train, self.device = model, updates, batches, train, device
+        self.loss_scale = LossScale() if train.precision == "fp16" else None
+        self.rate_scale = 1.0  # below 1 after going back to a checkpoint
+        if decides_here is None:
+            decides_here = device.type == "cpu" or self.loss_scale is not None or updates.in_backward
+        self.decides_here = decides_here
+        self._skipped = torch.zeros((), dtype=torch.int64, device=device)
         self._autocast = autocast(device, train.precision)
 
     def step(self, index: int) -> StepResult:
-        """Optimizer step `index` (0 is the first).
-
-        Raises:
-            RunError: loss or gradients are not finite; the weights are then unchanged.
-        """
-        lr = learning_rate(index, self.train)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        """Optimizer step `index` (0 is the first). If loss or gradients are not finite, nothing changes."""
+        share = rate_share(index, self.train) * self.rate_scale
+        self.updates.set_rates(share)
+        if self.updates.in_backward:
+            self.updates.nonfinite = False
         loss, router = self._accumulate(index)
-        norm = self._clip()
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            what = "loss" if not math.isfinite(loss) else "gradient norm"
-            raise RunError(
-                f"the {what} is not finite at step {index + 1}, the weights were left as they were; "
-                f"lower train.lr={self.train.lr:g} or lengthen "
-                f"train.schedule.warmup_steps={self.train.schedule.warmup_steps}"
-            )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.model.balance_experts(router)
-        return StepResult(loss, lr, norm, router_figures(router))
+        norm = None if self.updates.in_backward else self._clip()
+        finite = loss.isfinite() if norm is None else loss.isfinite() & norm.isfinite()
+        if self.updates.in_backward and self.updates.nonfinite:
+            finite = torch.zeros_like(finite)
+        if self.decides_here:
+            if bool(finite):
+                self._update(router, None)
+            if self.loss_scale is not None:
+                self.loss_scale.update(bool(finite))
+        else:
+            self._update(router, (~finite).float())
+        self._skipped += ~finite
+        self.updates.zero_grad()
+        return StepResult(loss, share * self.train.lr, norm, finite, router)
 
-    def _accumulate(self, index: int) -> tuple[float, list[RouterStats]]:
-        """Forward and backward of all micro-batches; gradients end up as those of one large batch."""
+    def skipped(self) -> int:
+        """Steps since this was last asked that were not finite; waits for the device."""
+        count = int(self._skipped)
+        self._skipped.zero_()
+        return count
+
+    def _update(self, router: list[RouterStats], skip: Tensor | None) -> None:
+        if not self.updates.in_backward:
+            self.updates.step(skip)
+        if skip is not None:  # without load there is nothing to balance
+            router = [stats._replace(load=torch.where(skip > 0, 0.0, stats.load)) for stats in router]
+        self.model.balance_experts(router)
+
+    def _accumulate(self, index: int) -> tuple[Tensor, list[RouterStats]]:
+        """Forward and backward of all micro-batches; gradients end up as those of one large batch.
+
+        Each loss counts by its share of the step's valid tokens, so it does not matter how these are spread.
+        """
         n = self.train.grad_accum_steps
+        micro_batches = [self.batches.get(index * n + micro) for micro in range(n)]
+        valid = [int((batch.targets != IGNORED).sum()) for batch in micro_batches]
         total = torch.zeros((), device=self.device)
         routers: list[list[RouterStats]] = []
-        for micro in range(n):
-            x, y = (t.to(self.device, non_blocking=True) for t in self.batches.get(index * n + micro))
+        for batch, count in zip(micro_batches, valid, strict=True):
+            if count == 0:  # its mean would be 0 / 0
+                continue
             with self._autocast():
-                out = self.model(x, y)
-            # Every micro-batch holds equally many tokens, so the mean of means is the mean.
-            ((out.loss + out.aux_loss) / n).backward()
-            total += out.loss.detach() / n
+                out = self.model(*self._moved(batch), documents=self._to_device(batch.documents))
+            share = count / sum(valid)
+            loss = out.loss * share
+            total += loss.detach()
             routers.append(out.router or [])
-        return float(total), [average(layers) for layers in zip(*routers, strict=True)]
+            if self.updates.in_backward and not bool(total.isfinite()):
+                break  # nothing could be taken back later
+            objective = loss + out.aux_loss / n
+            (objective if self.loss_scale is None else objective * self.loss_scale.scale).backward()
+        return total, [average(layers) for layers in zip(*routers, strict=True)]
 
-    def _clip(self) -> float:
+    def _moved(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
+        return self._to_device(batch.inputs), self._to_device(batch.targets)
+
+    def _to_device(self, tensor: Tensor | None) -> Tensor | None:
+        if tensor is None or self.device.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self.device, non_blocking=True)  # a copy from pinned memory runs beside the rest
+
+    def _clip(self) -> Tensor:
         """The gradients' global norm; where it is above `train.grad_clip` they are scaled down to it."""
         parameters = [p for p in self.model.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if self.loss_scale is not None:
+            torch._foreach_div_(gradients, self.loss_scale.scale)
+        norm = torch.nn.utils.get_total_norm(gradients)
         limit = math.inf if self.train.grad_clip is None else self.train.grad_clip
-        if float(norm) > limit:  # most steps need no pass over all gradients
+        # Most steps need no pass over all gradients; asking whether costs nothing here, but a wait on a GPU.
+        if (float(norm) > limit) if self.decides_here else (limit < math.inf):
             torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
-        return float(norm)
+        return norm
 
 
 def average(stats: tuple[RouterStats, ...]) -> RouterStats:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dgsgpt.config import ModelConfig, MoEConfig, RunConfig, layer_is_moe, layer_windows
-from dgsgpt.costs import count_flops_per_token
+from dgsgpt.costs import count_flops_per_token, ngram_rows
 from dgsgpt.format import MINUS, number, percent, si
 from dgsgpt.planner import Plan, plan
 from dgsgpt.ui import form, problems
@@ -29,7 +29,7 @@ class Variants:
 
 
 def variants(draft: Draft, feature: str, parked: Mapping[str, Any] | None = None) -> Variants:
-    """The two drafts a feature's card compares: `rope`, `gqa`, `window`, `moe` or `checkpointing`."""
+    """The two drafts a feature's card compares: `rope`, `gqa`, `window`, `moe`, `ngram` or `checkpointing`."""
     parked = parked or {}
     if feature == "gqa":
         heads = form.get(draft, "model.n_head")
@@ -156,6 +156,8 @@ def explain(feature: str, model: ModelConfig, mode: str) -> str:
         return _explain_window(model)
     if feature == "moe" and model.moe:
         return _explain_experts(model, model.moe)
+    if feature == "ngram":
+        return _explain_ngrams(model)
     if mode == "selective":
         return "Keeps the costly activations of each layer and computes the cheap ones again on the way back."
     return "Keeps only the input of each layer and computes the rest again on the way back."
@@ -189,6 +191,19 @@ def _explain_experts(model: ModelConfig, moe: MoEConfig) -> str:
     return (
         f"A learned router sends each token to {moe.n_expert_per_token} of {moe.n_expert} networks{beside}{where}. "
         f"{keeper} keeps them equally busy."
+    )
+
+
+def _explain_ngrams(model: ModelConfig) -> str:
+    rows = ngram_rows(model)
+    if not rows:
+        return ""
+    orders = ["two", "three", "four", "five", "six", "seven", "eight"][: len(rows)]
+    last = orders[0] if len(orders) == 1 else f"{', '.join(orders[:-1])} and {orders[-1]}"
+    sizes = " and ".join(number(size) for size in dict.fromkeys(rows.values()))
+    tables = "a table" if len(rows) == 1 else "tables"
+    return (
+        f"Adds what the last {last} tokens together looked up, in {tables} of {sizes} rows, to the token's embedding."
     )
 
 

@@ -1,4 +1,4 @@
-"""The architecture in pictures, and a card for each feature: what it does and what it costs here."""
+"""A card for each feature of the architecture: what it does and what it costs here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from dgsgpt.config import RunConfig, layer_is_moe, layer_windows
+from dgsgpt.config import RunConfig, layer_windows
 from dgsgpt.format import lr, number
 from dgsgpt.planner import plan
 from dgsgpt.ui import draft, form, pictures, problems
@@ -16,8 +16,7 @@ from dgsgpt.ui import feature_costs as costs
 from dgsgpt.ui.atoms import h, para, text
 from dgsgpt.ui.draft import Workbench
 from dgsgpt.ui.fields import Form, seed
-from dgsgpt.ui.markup import Html, join, markup
-from dgsgpt.ui.theme import c
+from dgsgpt.ui.markup import Html, markup
 
 _SCALING = "model.rope.scaling"
 _PATTERNS = {
@@ -32,55 +31,6 @@ _MOE_HINT = (
     "It buys parameters, not time: below about a billion of them expect no saving of wall-clock. "
     "dgsgpt bench moe measures it here."
 )
-
-
-# ---------------------------------------------------------------- pictures
-def architecture(config: RunConfig, stale: bool = False) -> None:
-    """The layers, the attention masks and the learning rate of a config; faint when the draft is no longer it."""
-    model, schedule = config.model, config.train.schedule
-    kinds = sorted(set(layer_windows(model)), key=_by_reach)
-    masks = join(_mask_of_kind(windows, model.block_size, captioned=len(kinds) > 1) for windows in kinds)
-    seen = costs.reach(model)
-    sparse = sum(layer_is_moe(model))
-    stack = f"{model.n_layer}: {seen.words()}" if seen.full < model.n_layer else f"{model.n_layer}"
-    if model.moe:
-        stack += f", {model.moe.n_expert} experts" + (" each" if sparse == model.n_layer else f" in {sparse}")
-    warm_up = f"{schedule.kind}, {number(schedule.warmup_steps)} warm-up"
-    cells = [
-        ("Layers", stack, pictures.layers(model)),
-        ("Attention", seen.words(), markup('<div style="display:flex;flex-wrap:wrap;gap:8px 14px">{}</div>', masks)),
-        ("Learning rate", warm_up, pictures.learning_rate_curve(config.train)),
-    ]
-    drawn = join(
-        markup(
-            '<div style="min-width:0"><div style="font-size:13px;line-height:18px;margin-bottom:8px">'
-            '<b style="font-weight:600">{}</b> <span style="color:{}">{}</span></div>{}</div>',
-            title, c("ink3"), aside, picture,
-        )
-        for title, aside, picture in cells
-    )  # fmt: skip
-    h(
-        markup(
-            '<div style="display:grid;grid-template-columns:repeat(auto-fit,minmax(200px,1fr));gap:16px 28px;'
-            'opacity:{}">{}</div>',
-            0.4 if stale else 1,
-            drawn,
-        )
-    )
-
-
-def _by_reach(windows: pictures.Windows) -> tuple[bool, bool]:
-    """Sorts the kinds of layers: local, both, full."""
-    return windows == (None,), None in windows
-
-
-def _mask_of_kind(windows: pictures.Windows, block_size: int, captioned: bool) -> Html:
-    drawn = pictures.attention_mask(windows, block_size)
-    if not captioned:
-        return drawn
-    name = "both" if len(windows) > 1 else "full" if windows[0] is None else "local"
-    caption = '<div style="font-size:11px;line-height:15px;color:{};padding-top:3px">{}</div>'
-    return markup("<div>{}{}</div>", drawn, markup(caption, c("ink3"), name))
 
 
 # ---------------------------------------------------------------- features
@@ -161,7 +111,7 @@ def _against(f: Form, feature: Feature) -> str:
 
 def _toggle(feature: str, key: str) -> None:
     bench, on = draft.opened(), bool(st.session_state[key])
-    if feature in ("rope", "window", "moe"):
+    if feature in ("rope", "window", "moe", "ngram"):
         draft.switch(f"model.{feature}", on)
         return
     pair = costs.variants(bench.draft, feature, bench.parked)
@@ -256,6 +206,14 @@ def _moe_settings(f: Form) -> None:
             f.switch("model.moe.dense_residual")
 
 
+def _ngram_settings(f: Form) -> None:
+    with _row():
+        with st.container():
+            f.ladder("model.ngram.max_order", [2, 3, 4, 5])
+        with st.container():
+            f.ladder("model.ngram.rows", [2**i for i in range(12, 21, 2)], show=number)
+
+
 def _checkpointing_settings(f: Form) -> None:
     with _row(), st.container():
         f.choice("train.gradient_checkpointing", ["full", "selective"], label="Recompute")
@@ -274,7 +232,7 @@ def _router(config: RunConfig) -> Html:
 
 
 def _mask(config: RunConfig) -> Html:
-    narrowest = min(layer_windows(config.model), key=_by_reach)
+    narrowest = min(layer_windows(config.model), key=pictures.by_reach)
     return pictures.attention_mask(narrowest, config.model.block_size, 14, 5)
 
 
@@ -286,6 +244,10 @@ _FEATURES = (
     ),
     Feature("window", "Sliding window", "model.window", "full attention", _mask, _window_settings),
     Feature("moe", "Sparse mixture of experts", "model.moe", "one dense network", _router, _moe_settings),
+    Feature(
+        "ngram", "N-gram embeddings", "model.ngram", "embeddings of single tokens",
+        lambda k: pictures.ngram_tables(k.model.ngram.max_order if k.model.ngram else 3), _ngram_settings,
+    ),
     Feature(
         "checkpointing", "Gradient checkpointing", "train.gradient_checkpointing", "keeping all activations",
         lambda k: pictures.kept_activations(k.model.n_layer, k.train.gradient_checkpointing), _checkpointing_settings,

@@ -6,22 +6,21 @@ a profile or a fix elsewhere show at once, and nothing is lost when the page is 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import streamlit as st
 
-from dgsgpt.format import number
 from dgsgpt.rules import Setting
-from dgsgpt.ui import draft, form
+from dgsgpt.ui import draft, form, idle
 from dgsgpt.ui.atoms import field_error, note
 from dgsgpt.ui.problems import Problem
+from dgsgpt.ui.ranges import bounds, facts, from_one_line, one_line, step
+from dgsgpt.ui.ranges import with_value as with_value
 
 DOT = "●"
 NULL = "null"
-_SAFE_INT = 2**53 - 1  # a browser's numbers are doubles
 
 
 @dataclass
@@ -48,25 +47,25 @@ class Form:
 
     def idle(self, path: str) -> bool:
         """Whether a field cannot be set because it changes nothing now; one that is to be mended always can be."""
-        return path not in self.problems and bool(form.why_idle(self.values, path))
+        return path not in self.problems and bool(idle.why_idle(self.values, path))
 
     # ------------------------------------------------------------ single fields
-    def number(self, path: str, label: str = "") -> None:
-        """A number with the schema's bounds."""
+    def number(self, path: str, label: str = "", empty: str = NULL) -> None:
+        """A number with the schema's bounds; `empty` is the name that null goes by."""
         setting = form.SETTINGS[path]
         value = form.get(self.values, path)
         key = seed(path, value if value is None else setting.type(value))
-        low, high = _bounds(setting)
+        low, high = bounds(setting)
         st.number_input(
             self.label(path, label),
             min_value=low,
             max_value=high,
             value=None if setting.optional else "min",
-            step=_step(setting),
+            step=step(setting),
             format="%d" if setting.type is int else "%g",
             key=key,
             help=setting.help,
-            placeholder="null" if setting.optional else None,
+            placeholder=empty if setting.optional else None,
             disabled=self.idle(path),
             on_change=_write_number,
             args=(path, key, setting.optional),
@@ -133,15 +132,17 @@ class Form:
         )
         self.problem(path)
 
-    def text(self, path: str, label: str = "") -> None:
-        """A line of text."""
-        key = seed(path, form.get(self.values, path) or "")
+    def text(self, path: str, label: str = "", empty: str = NULL) -> None:
+        """A line of text; where null is allowed an empty line is that (`empty` by name), and \\n is a line break."""
+        setting, value = form.SETTINGS[path], form.get(self.values, path) or ""
+        key = seed(path, one_line(value) if setting.optional else value)
         st.text_input(
             self.label(path, label),
             key=key,
-            help=form.SETTINGS[path].help,
+            help=setting.help,
+            placeholder=empty if setting.optional else None,
             disabled=self.idle(path),
-            on_change=_write,
+            on_change=_write_optional_text if setting.optional else _write,
             args=(path, key),
         )
         self.problem(path)
@@ -164,7 +165,7 @@ class Form:
     def problem(self, path: str) -> None:
         """Below its field: why it cannot be set, or the setting's problem with its fixes as buttons."""
         if self.idle(path):
-            note(form.why_idle(self.values, path))
+            note(idle.why_idle(self.values, path))
         problem = self.problems.get(path)
         if problem is None or path in self.shown:
             return
@@ -221,49 +222,6 @@ def _fix_buttons(problem: Problem, where: str) -> None:
             )
 
 
-# ---------------------------------------------------------------- pure pieces
-def facts(setting: Setting) -> str:
-    """Bounds and unit of a setting in a few words, e.g. `1 to 512, tokens`."""
-    low, high = setting.minimum, setting.maximum
-
-    def write(value: float) -> str:
-        return number(value) if float(value).is_integer() and abs(value) < 1e15 else f"{value:g}"
-
-    span = (
-        f"{write(low)} to {write(high)}"
-        if low is not None and high is not None
-        else f"{write(low)} and up"
-        if low is not None
-        else ""
-    )
-    return ", ".join(
-        part
-        for part in (span, setting.unit, "null allowed" if setting.optional and not setting.section else "")
-        if part
-    )
-
-
-def with_value(options: Sequence[Any], value: Any) -> list[Any]:
-    """The options and, in its place among them, the value."""
-    if value is None or value in options:
-        return list(options)
-    return sorted([*options, value])
-
-
-def _bounds(setting: Setting) -> tuple[Any, Any]:
-    low = -_SAFE_INT if setting.minimum is None else max(setting.minimum, -_SAFE_INT)
-    high = _SAFE_INT if setting.maximum is None else min(setting.maximum, _SAFE_INT)
-    return setting.type(low), setting.type(high)
-
-
-def _step(setting: Setting) -> Any:
-    if setting.type is int:
-        return 1
-    # A tenth of the default's own order: 1e-4 for a learning rate of 1e-3.
-    default = setting.default if isinstance(setting.default, int | float) and setting.default else 1.0
-    return 10.0 ** (math.floor(math.log10(abs(default))) - 1)
-
-
 # ---------------------------------------------------------------- between widget and draft
 def seed(path: str, value: Any, kind: str = "set") -> str:
     """Put the draft's value into a widget's state; returns the widget's key."""
@@ -275,6 +233,10 @@ def seed(path: str, value: Any, kind: str = "set") -> str:
 
 def _write(path: str, key: str) -> None:
     draft.override({path: st.session_state[key]})
+
+
+def _write_optional_text(path: str, key: str) -> None:
+    draft.override({path: from_one_line(st.session_state[key]) or None})
 
 
 def _write_choice(path: str, key: str, typed: Callable[[str], Any] | None) -> None:

@@ -13,83 +13,16 @@ from pydantic import BaseModel
 
 from dgsgpt.config import RunConfig, build_config
 from dgsgpt.rules import Setting, differences, list_settings, put, section_of
+from dgsgpt.ui.labels import LABELS as LABELS
+from dgsgpt.ui.labels import NAMES as NAMES
+from dgsgpt.ui.labels import label_of as label_of
+from dgsgpt.ui.labels import name_of as name_of
 
 Draft = dict[str, Any]
 SETTINGS: dict[str, Setting] = {s.path: s for s in list_settings(RunConfig) if s.path != "schema_version"}
 
-# Names for people; a setting without one is shown by its own name.
-LABELS = {
-    "data.corpus": "Data",
-    "data.tokenizer.kind": "Tokenizer",
-    "data.tokenizer.vocab_size": "Vocabulary",
-    "data.val_fraction": "Validation share",
-    "model.block_size": "Context",
-    "model.n_layer": "Layers",
-    "model.n_embd": "Width",
-    "model.n_head": "Heads",
-    "model.n_kv_head": "KV heads",
-    "model.bias": "Biases",
-    "model.mlp": "Feed-forward",
-    "model.mlp_hidden": "Feed-forward width",
-    "model.norm_eps": "Norm epsilon",
-    "model.qk_norm": "QK norm",
-    "model.logit_softcap": "Logit softcap",
-    "model.zero_init": "Zero initialisation",
-    "model.x0_shortcut": "Embedding shortcut (x0)",
-    "model.rope": "Rotary positions (RoPE)",
-    "model.rope.theta": "Base",
-    "model.rope.scaling": "Context scaling",
-    "model.rope.scaling.kind": "Scaling",
-    "model.rope.scaling.original_block_size": "Original context",
-    "model.rope.scaling.low_freq_factor": "Low-frequency factor",
-    "model.rope.scaling.high_freq_factor": "High-frequency factor",
-    "model.window": "Sliding window",
-    "model.window.size": "Window",
-    "model.window.pattern": "Pattern",
-    "model.moe": "Sparse mixture of experts",
-    "model.moe.n_expert": "Experts",
-    "model.moe.n_expert_per_token": "Per token",
-    "model.moe.capacity_factor": "Capacity",
-    "model.moe.n_shared_expert": "Shared experts",
-    "model.moe.every": "Every n-th layer",
-    "model.moe.expert_hidden": "Expert width",
-    "model.moe.renormalize": "Renormalise weights",
-    "model.moe.aux_loss_weight": "Balancing loss weight",
-    "model.moe.z_loss_weight": "Router z-loss weight",
-    "train.micro_batch_size": "Batch",
-    "train.grad_accum_steps": "Accumulation",
-    "train.lr": "Learning rate",
-    "train.steps": "Steps",
-    "train.schedule.kind": "Schedule",
-    "train.schedule.warmup_steps": "Warm-up",
-    "train.gradient_checkpointing": "Gradient checkpointing",
-}
-
-# Values of the schema as the field writes them; any other is shown as it is.
-NAMES = {
-    "rmsnorm": "RMSNorm",
-    "layernorm": "LayerNorm",
-    "gelu": "GELU",
-    "relu": "ReLU",
-    "relu2": "ReLU²",
-    "swiglu": "SwiGLU",
-    "yarn": "YaRN",
-    "llama3": "Llama 3",
-    "aux_loss": "aux loss",
-}
-
 
 # ---------------------------------------------------------------- reading and changing a draft
-def name_of(value: object) -> str:
-    """A value as people write it."""
-    return NAMES.get(str(value), str(value))
-
-
-def label_of(path: str) -> str:
-    """The plain name of a setting in forms."""
-    return LABELS.get(path) or path.rsplit(".", 1)[-1].replace("_", " ").capitalize()
-
-
 def draft_of(config: RunConfig) -> Draft:
     """The draft of a config; a vocabulary size that only repeats the tokenizer's becomes null again.
 
@@ -238,30 +171,15 @@ def origin(draft: Draft, base: Draft, path: str) -> Any:
 def find_settings(query: str) -> list[Setting]:
     """Settings whose name, path or help has every word of the query."""
     words = query.lower().split()
-    return [
-        s
-        for s in SETTINGS.values()
-        if all(w in f"{s.path} {label_of(s.path)} {s.help} {' '.join(s.choices)}".lower() for w in words)
-    ]
+    return [s for s in SETTINGS.values() if all(word in _searched(s) for word in words)]
 
 
-# ---------------------------------------------------------------- settings without effect
-_SCALING = "model.rope.scaling."
-# A setting that is read only while another one has one of these values.
-_READ_WHILE: dict[str, tuple[str, tuple[str, ...]]] = {
-    _SCALING + "original_block_size": (_SCALING + "kind", ("yarn", "llama3")),
-    _SCALING + "beta_fast": (_SCALING + "kind", ("yarn",)),
-    _SCALING + "beta_slow": (_SCALING + "kind", ("yarn",)),
-    _SCALING + "attention_factor": (_SCALING + "kind", ("yarn",)),
-    _SCALING + "low_freq_factor": (_SCALING + "kind", ("llama3",)),
-    _SCALING + "high_freq_factor": (_SCALING + "kind", ("llama3",)),
-    "model.moe.bias_update_rate": ("model.moe.balance", ("bias",)),
-    "model.moe.aux_loss_weight": ("model.moe.balance", ("aux_loss",)),
-    "data.tokenizer.vocab_size": ("data.tokenizer.kind", ("bpe",)),
-    "train.schedule.min_lr_ratio": ("train.schedule.kind", ("cosine", "linear")),
-}
+def _searched(setting: Setting) -> str:
+    names = (*setting.choices, *map(name_of, setting.choices))
+    return f"{setting.path} {label_of(setting.path)} {setting.help} {' '.join(names)}".lower()
 
 
+# ---------------------------------------------------------------- sections that are off
 def off_section(draft: Draft, path: str) -> str | None:
     """The outermost section around a setting that is off, or None when all are on."""
     parts = path.split(".")
@@ -272,24 +190,3 @@ def off_section(draft: Draft, path: str) -> str | None:
 def is_shown(draft: Draft, path: str) -> bool:
     """Whether the sections around a setting are on."""
     return off_section(draft, path) is None
-
-
-def why_idle(draft: Draft, path: str) -> str:
-    """Why a setting whose section is on changes nothing in this draft, for people; empty when it does."""
-    if path in _READ_WHILE:
-        other, values = _READ_WHILE[path]
-        idle, reason = (
-            get(draft, other) not in values,
-            f"unless {label_of(other)} is {' or '.join(map(name_of, values))}",
-        )
-    elif path == "model.positions":
-        idle, reason = get(draft, "model.rope") is not None, "while rotary positions are on"
-    elif path == "model.moe.renormalize":
-        idle, reason = get(draft, "model.moe.n_expert_per_token") == 1, "with one expert per token"
-    elif path == "model.window.size":
-        idle, reason = kinds_of_layers(draft) == {"L"}, "while every layer is of kind L"
-    elif path in ("train.sample_prompt", "train.sample_tokens"):
-        idle, reason = get(draft, "train.sample_every") == 0, "while Sample every is 0"
-    else:
-        return ""
-    return f"No effect {reason}." if idle else ""

@@ -15,6 +15,7 @@ from dgsgpt.ui import draft, form
 from dgsgpt.ui.atoms import bold, h, head, tag
 from dgsgpt.ui.fields import Form, seed, with_value
 from dgsgpt.ui.markup import Html, join, markup
+from dgsgpt.ui.outlook import recipe_words
 from dgsgpt.ui.theme import c
 
 _CONTEXTS = [64, 128, 256, 512, 1024, 2048, 4096, 8192, 16_384, 32_768]
@@ -54,10 +55,11 @@ def _profile_figures(name: str, automatic: bool, machine: Hardware) -> Html:
     return markup(
         '<div style="display:flex;justify-content:space-between;align-items:center;line-height:20px">'
         '<b style="font-weight:600;font-size:15px">{}</b>{}</div>'
-        '<div style="font-size:13px;line-height:19px;color:{}">{}<br>{} × {} · ctx {}<br>batch {} · {}</div>'
+        '<div style="font-size:13px;line-height:19px;color:{}">{}<br>{} × {} · ctx {}<br>batch {} · {}<br>{}</div>'
         '<div style="font-size:12.5px;line-height:18px;margin-top:5px;color:{}">{} {} GiB {}</div>',
         profile.title, tag("automatic", "accent") if automatic else "", c("ink2"), profile.need,
-        number(model.n_layer), model.n_embd, number(model.block_size), train.micro_batch_size, si(cost.params),
+        number(model.n_layer), model.n_embd, number(model.block_size),
+        train.micro_batch_size * train.grad_accum_steps, si(cost.params), recipe_words(train),
         c("good" if fits else "warn"), "✓" if fits else "▲", gib(cost.total_bytes),
         "fits" if fits else f"needed, {gib(machine.free_bytes)} free",
     )  # fmt: skip

@@ -117,6 +117,7 @@ def prepared_tokens(data: DataConfig) -> int | None:
             data.corpus in (dataset.corpus, dataset.id)
             and dataset.tokenizer_kind == data.tokenizer.kind
             and dataset.meta["val_fraction"] == data.val_fraction
+            and dataset.document_separator == data.document_separator
             and same_size
         ):
             return dataset.train_tokens

@@ -14,6 +14,7 @@ from dgsgpt import format as fmt
 from dgsgpt.config import RunConfig
 from dgsgpt.metrics import decimate, ema
 from dgsgpt.ui import charts
+from dgsgpt.ui.health import look_of
 from dgsgpt.ui.markup import esc
 from dgsgpt.ui.theme import Palette, rgba
 
@@ -209,15 +210,16 @@ def _add_labels(
 
 def _event_rows(
     curve: Curve, events: Iterable[Mapping[str, Any]], options: LossOptions, scale: float
-) -> dict[str, list[tuple[float, str]]]:
-    """Events of each lane as position on the x axis and hover text."""
+) -> dict[str, list[tuple[float, str, str]]]:
+    """Events of each lane as position on the x axis, hover text and the role of its colour."""
     steps, positions = columns(curve.frame, AXES[options.axis])
-    rows: dict[str, list[tuple[float, str]]] = {kind: [] for kind in _LANE}
+    rows: dict[str, list[tuple[float, str, str]]] = {kind: [] for kind in _LANE}
     for event in events:
         kind, step = event.get("kind"), event.get("step")
         if kind in rows and isinstance(step, int | float) and len(steps):
             at = float(np.interp(step, steps, positions)) / scale
-            rows[kind].append((at, f"step {fmt.number(step)} {event.get('message') or ''}"))
+            role = look_of(dict(event))[1] if kind == "health" else "ink3"
+            rows[kind].append((at, f"step {fmt.number(step)} {event.get('message') or ''}", role))
     return rows
 
 
@@ -232,18 +234,17 @@ def _add_events(
     """Three rows under the same x axis: what was saved, sampled, and what went wrong."""
     rows = _event_rows(curve, events, options, scale)
     for kind, (name, level, symbol, size) in _LANE.items():
-        color = palette["warn" if kind == "health" else "ink3"]
         points = rows[kind]
         figure.add_scatter(
-            x=[at for at, _ in points], y=[level] * len(points), yaxis="y2", mode="markers", name=name,
-            text=[esc(label.strip()) for _, label in points], hovertemplate="%{text}", cliponaxis=False,
-            marker={"symbol": symbol, "size": size, "color": color},
+            x=[at for at, _, _ in points], y=[level] * len(points), yaxis="y2", mode="markers", name=name,
+            text=[esc(label.strip()) for _, label, _ in points], hovertemplate="%{text}", cliponaxis=False,
+            marker={"symbol": symbol, "size": size, "color": [palette[role] for *_, role in points]},
         )  # fmt: skip
         figure.add_annotation(
             x=1.006, xref="paper", yref="y2", y=level, text=name, showarrow=False, xanchor="left",
             font={"size": 11, "color": palette["ink3"]},
         )  # fmt: skip
-    for at, _ in rows["health"][-5:]:
+    for at, _, role in rows["health"][-5:]:
         figure.add_shape(
             type="line",
             x0=at,
@@ -251,7 +252,7 @@ def _add_events(
             yref="paper",
             y0=0.04,
             y1=1,
-            line={"color": palette["warn"], "width": 1, "dash": "dot"},
+            line={"color": palette[role], "width": 1, "dash": "dot"},
         )
     figure.update_layout(
         yaxis2={

@@ -9,15 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from dgsgpt.config import RunConfig
+from dgsgpt.config import RunConfig, TrainConfig
 from dgsgpt.errors import RunError
 from dgsgpt.format import MINUS, size
 from dgsgpt.hardware import Hardware
-from dgsgpt.planner import Plan, plan, verdict
+from dgsgpt.planner import Plan, naive, plan, verdict
 from dgsgpt.runs import Run, check_run_id, name_for, suggest_run_id
 from dgsgpt.ui.atoms import Role
 from dgsgpt.ui.feature_costs import arithmetic_per_token
+from dgsgpt.ui.labels import name_of
 
+# What one well-fed H100 does, for runs nobody here has measured: 40 % of its 989 TFLOPS in half precision.
+H100_FLOPS_PER_S = 0.4 * 989e12
 _RECENT_RUNS = 8
 _RECENT_READINGS = 20
 
@@ -57,6 +60,12 @@ class Outlook:
     total_bytes: int
     seconds: float | None
     measured_by: str
+    device: str  # cpu or cuda: where the plan is for
+
+    @property
+    def h100_seconds(self) -> float:
+        """What the run would take on one H100 at 40 % of its peak: computed, never measured."""
+        return arithmetic_per_token(self.config) * self.plan.total_tokens / H100_FLOPS_PER_S
 
     @property
     def verdict(self) -> str:
@@ -87,7 +96,7 @@ def look_ahead(config: RunConfig, machine: Hardware, speed: Speed | None) -> Out
     free = machine.ram_available_bytes if on_cpu else machine.free_bytes
     total = machine.ram_total_bytes if on_cpu else machine.total_bytes
     seconds = arithmetic_per_token(config) * cost.total_tokens / speed.flops_per_s if speed else None
-    return Outlook(config, cost, free, total, seconds, speed.run_id if speed else "")
+    return Outlook(config, cost, free, total, seconds, speed.run_id if speed else "", "cpu" if on_cpu else "cuda")
 
 
 def verdict_words(outlook: Outlook) -> tuple[str, Role]:
@@ -99,6 +108,29 @@ def verdict_words(outlook: Outlook) -> tuple[str, Role]:
         "over": (f"✕ Does not fit, {size(-spare)} over", "bad"),
     }
     return words[outlook.verdict]
+
+
+def run_time(outlook: Outlook) -> tuple[float | None, str]:
+    """Seconds the run may take, and where that is from; on a CPU that nothing was measured on, none are claimed."""
+    if outlook.seconds is not None:
+        return outlook.seconds, f"at the speed of {outlook.measured_by}"
+    if outlook.device == "cpu":
+        return None, "measured after the first run"
+    return outlook.h100_seconds, "computed for an H100 at 40 % of its peak, not measured here"
+
+
+def plain_recipe(outlook: Outlook) -> str:
+    """What the same model needs by the recipe most would begin with, in one sentence; empty where that is no more."""
+    need = plan(naive(outlook.config), outlook.device).total_bytes
+    if need <= 1.02 * outlook.plan.total_bytes:
+        return ""
+    fits = f"{need / outlook.free_bytes:.1f} times what is free" if need > outlook.free_bytes else "which would fit too"
+    return f"By the plain recipe (AdamW in fp32, all sequences at once, nothing recomputed) {size(need)}: {fits}."
+
+
+def recipe_words(train: TrainConfig) -> str:
+    """The recipe in a few words, e.g. `Adafactor, bf16 weights`."""
+    return name_of(train.optimizer) + (", bf16 weights" if train.weight_precision == "bf16" else "")
 
 
 # ---------------------------------------------------------------- name

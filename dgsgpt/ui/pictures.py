@@ -10,8 +10,10 @@ import math
 from collections.abc import Iterable
 
 from dgsgpt.config import ModelConfig, TrainConfig, layer_is_moe, layer_windows
-from dgsgpt.train.schedule import learning_rate
+from dgsgpt.train.schedule import rate_share
 from dgsgpt.ui.atoms import Html, svg_img
+from dgsgpt.ui.labels import name_of
+from dgsgpt.ui.rate_curve import curve_steps
 from dgsgpt.ui.theme import c
 
 Windows = tuple[int | None, ...]  # of one layer, as `layer_windows` gives them
@@ -52,6 +54,11 @@ def mask_cells(n: int, windows: Windows, block_size: int) -> list[list[str]]:
         return "future" if k > q else "outside" if not seen_by else "seen" if seen_by == len(reaches) else "half"
 
     return [[look(q, k) for k in range(n)] for q in range(n)]
+
+
+def by_reach(windows: Windows) -> tuple[bool, bool]:
+    """Sorts the kinds of layers: local, both, full."""
+    return windows == (None,), None in windows
 
 
 def attention_mask(windows: Windows, block_size: int, n: int = 14, cell: float = 5.2) -> Html:
@@ -119,19 +126,16 @@ def chosen_experts(n_expert: int, per_token: int) -> set[int]:
 
 def learning_rate_curve(train: TrainConfig, width: float = 230, height: float = 72) -> Html:
     """The learning rate over the whole run, from the schedule that trains it."""
-    steps = sorted(
-        {round(i * (train.steps - 1) / 119) for i in range(120)} | {min(train.schedule.warmup_steps, train.steps - 1)}
-    )
     span = max(1, train.steps - 1)
     points = " ".join(
-        f"{2 + (width - 4) * s / span:.1f},{height - 4 - (height - 10) * learning_rate(s, train) / train.lr:.1f}"
-        for s in steps
+        f"{2 + (width - 4) * s / span:.1f},{height - 4 - (height - 10) * rate_share(s, train):.1f}"
+        for s in curve_steps(train, 120)
     )
     area = (
         f'<polygon points="2,{height - 3} {points} {width - 2},{height - 3}" fill="{c("accent")}" fill-opacity="0.1"/>'
     )
     curve = f'<polyline points="{points}" fill="none" stroke="{c("accent")}" stroke-width="1.8"/>'
-    return _svg(width, height, [area, curve], f"learning rate: {train.schedule.kind}")
+    return _svg(width, height, [area, curve], f"learning rate: {name_of(train.schedule.kind)}")
 
 
 # ---------------------------------------------------------------- the features
@@ -194,3 +198,19 @@ def kept_activations(n_layer: int, mode: str) -> Html:
             kept = mode == "none" or (mode == "selective" and e % 2 == 0)
             shapes.append(_rect(40 + e * 9.8, y, 7.6, 9, "good", 0.62 if kept else 0.16, 1))
     return _svg(119, 2 + rows * 11.6, shapes, f"activations kept: {mode}")
+
+
+def ngram_tables(max_order: int) -> Html:
+    """The last token in the middle of its n-grams, each of which looks up a row of its own table."""
+    orders = min(max_order, 5)
+    count, shapes = orders + 1, []
+    step = 78 / count
+    for i in range(count):  # the tokens of the text, the latest on the right
+        shapes.append(_rect(2 + i * step, 2, step - 3, 12, "ink3", 0.55 if i == count - 1 else 0.25, 2))
+    end = 2 + count * step - 3
+    for n in range(2, orders + 1):
+        y, x = 8 + 52 * (n - 1) / max(1, orders - 1) - 52 / max(1, orders - 1) / 2 + 6, 2 + (count - n) * step
+        shapes.append(_rect(x, y, end - x, 3, "accent", 0.85, 1))
+        shapes.append(_line(end, y + 1.5, 92, y + 1.5, "line"))
+        shapes += [_rect(92 + e * 7, y - 3, 5.5, 9, "accent", 0.85 if e == (n * 2) % 4 else 0.22, 1) for e in range(4)]
+    return _svg(121, 74, shapes, f"n-grams of 2 to {max_order} tokens look up a row each")

@@ -12,9 +12,10 @@ import streamlit as st
 from dgsgpt import format as fmt
 from dgsgpt.config import RunConfig
 from dgsgpt.hardware import Hardware
-from dgsgpt.launch import resume_run, stop_run
+from dgsgpt.launch import continue_run, pause_run, resume_run, save_now, stop_run
 from dgsgpt.metrics import decimate, ema
 from dgsgpt.runs import Run, Status
+from dgsgpt.supervise import PAUSE_FILE, SAVE_FILE
 from dgsgpt.ui import atoms, state
 from dgsgpt.ui.atoms import Html, bold, join, markup, text
 from dgsgpt.ui.feature_costs import reach
@@ -59,9 +60,19 @@ def step_of(checkpoint: Path) -> int:
     return int(number) if number.isascii() and number.isdigit() else 0
 
 
+def shown_state(status: Status) -> str:
+    """The state as its pill says it: a process that lives and waits is `paused`."""
+    return "paused" if status.paused and status.is_live else status.state
+
+
+def phase(run: Run, status: Status) -> tuple[object, ...]:
+    """What decides which buttons a run has: its state, and what it has been asked for and not yet done."""
+    return shown_state(status), *((run.path / name).exists() for name in (PAUSE_FILE, SAVE_FILE))
+
+
 def remaining_s(status: Status, now: float) -> float | None:
     """Seconds left by the trainer's own estimate, counted on since it was written; None when unknown."""
-    if status.eta_s is None or status.state != "running":
+    if status.eta_s is None or shown_state(status) != "running":
         return None
     return max(0.0, status.eta_s - max(0.0, now - (status.heartbeat_at or now)))
 
@@ -100,7 +111,7 @@ def progress(status: Status, now: float, aside: object = "", *, wide: bool = Fal
         bold(fmt.percent(share)),
         markup("step {} / {}", bold(fmt.number(status.step)), fmt.number(status.max_steps)),
         markup("{} left, ends {}", bold(fmt.duration(left)), fmt.clock(now + left, now)) if left is not None else "",
-        status.message if status.is_live and status.message not in ("training", status.state) else "",
+        status.message if status.message not in ("training", status.state) and status.state != "queued" else "",
         aside,
     ]
     shown = join(markup("<span>{}</span>", fact) for fact in facts if fact)
@@ -144,7 +155,7 @@ def running(run: Run, status: Status) -> Html:
     facts.append(f"{fmt.si(speed)} tok/s" if speed else status.message)
     return markup(
         _RUNNING,
-        atoms.pill(status.state),
+        atoms.pill(shown_state(status)),
         text(run.id, px=16, bold=True),
         text(" · ".join(filter(None, facts)), "ink3", px=13),
         loss_spark(run, width=260, height=48, fill=True, style="width:100%"),
@@ -177,6 +188,29 @@ def stop_button(run: Run, status: Status, key: str) -> None:
     label = "Stopping…" if stopping else "Stop and save"
     if st.button(label, icon=":material/stop:", key=key, disabled=stopping, help="Finishes the step, saves, ends."):
         state.attempt(stop_run, run)
+        st.rerun()
+
+
+def pause_button(run: Run, status: Status, key: str) -> None:
+    """Pause a running process, or let a paused one go on; reruns the page once pressed."""
+    asked = (run.path / PAUSE_FILE).exists()
+    if status.state != "running":
+        return
+    label, icon, act = ("Continue", "play_arrow", continue_run) if asked else ("Pause", "pause", pause_run)
+    said = "Goes on where it waits." if asked else "Finishes the step, saves and waits; its memory stays taken."
+    if st.button(label, icon=f":material/{icon}:", key=key, help=said):
+        state.attempt(act, run)
+        st.rerun()
+
+
+def save_button(run: Run, status: Status, key: str) -> None:
+    """Ask for a checkpoint after the step in hand; reruns the page once pressed."""
+    if shown_state(status) != "running":
+        return
+    asked = (run.path / SAVE_FILE).exists()
+    label, said = ("Saving…" if asked else "Save now"), "Saves a checkpoint after this step and goes on."
+    if st.button(label, icon=":material/save:", key=key, disabled=asked, help=said):
+        state.attempt(save_now, run)
         st.rerun()
 
 

@@ -13,7 +13,7 @@ from dgsgpt.ui.atoms import dot, field_error, h, note, tag, text
 from dgsgpt.ui.draft import Workbench
 from dgsgpt.ui.fields import Form, show_problem
 from dgsgpt.ui.markup import Html, join, markup
-from dgsgpt.ui.outlook import Outlook, RunName, command, diff_lines, verdict_words
+from dgsgpt.ui.outlook import Outlook, RunName, command, diff_lines, plain_recipe, run_time, verdict_words
 from dgsgpt.ui.theme import MONO, c, palette
 
 _PARTS = (  # the planner's parts of memory, and the run colour each wears; the last is grey
@@ -54,10 +54,10 @@ def figures(outlook: Outlook | None, machine: Hardware) -> None:
     else:
         cost, kept = outlook.plan, outlook.checkpoints
         active = f"{si(cost.active_params)} active a token" if cost.active_params != cost.params else "all active"
-        time_note = f"at the speed of {outlook.measured_by}" if outlook.seconds else "measured after the first run"
+        seconds, time_note = run_time(outlook)
         cells = [
             ("Parameters", si(cost.params), active),
-            ("Time", duration(outlook.seconds), time_note),
+            ("Time", duration(seconds), time_note),
             (
                 "Tokens",
                 si(cost.total_tokens, 2),
@@ -109,12 +109,16 @@ def memory_bar(outlook: Outlook) -> None:
             'display:flex;overflow:hidden">{}{}{}</div>'
             '<div style="display:flex;justify-content:space-between;font-size:12px;color:{};padding-top:3px">'
             "<span>at the highest moment of a step</span><span>in use by others {} of {}</span></div>"
-            '<div style="display:grid;grid-template-columns:repeat(auto-fit,minmax(120px,1fr));gap:2px 20px;'
+            '<div style="display:grid;grid-template-columns:repeat(auto-fit,minmax(140px,1fr));gap:2px 20px;'
             'font-size:13px;line-height:19px;padding-top:6px">{}</div></div>',
             c("grid"), tag(words, role), gib(need), text(f"/ {gib(free)} GiB free", "ink3"), words, c("idlebg"),
             blocks, others, limit if need > free else "", c("ink3"), size(used), size(outlook.total_bytes), legend,
         )
     )  # fmt: skip
+    if outlook.verdict != "over" and (
+        plain := plain_recipe(outlook)
+    ):  # else it is said where the fitted one is offered
+        note(plain)
 
 
 def _blocks(parts: list[tuple[str, int, str]], cap: int) -> Html:

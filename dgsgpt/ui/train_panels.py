@@ -15,6 +15,7 @@ from dgsgpt.config import RunConfig
 from dgsgpt.runs import Run
 from dgsgpt.ui import atoms, charts, live_chart, run_cards, state, theme, train_view
 from dgsgpt.ui.atoms import dot, markup, text
+from dgsgpt.ui.labels import name_of
 from dgsgpt.ui.loss_chart import AXES, Curve, LossOptions, default_smoothing, loss_chart
 from dgsgpt.ui.state import Metrics
 from dgsgpt.ui.theme import run_color
@@ -98,16 +99,9 @@ def runs_shown(shown: Shown, kept: int) -> None:
     atoms.table(rows, "9px 1fr auto", ("", "run", "val loss"), pad=5, align="llr")
 
 
-def health(shown: Shown) -> None:
-    """Health events and damaged lines."""
-    count = sum(event.get("kind") == "health" for event in shown.events)
-    atoms.head("Health", atoms.tag(fmt.plural(count, "event"), "warn") if count else "")
-    atoms.table(train_view.health_rows(shown.events, shown.metrics.skipped), "12px 1fr", pad=5)
-
-
 def rate(shown: Shown) -> None:
     """Learning rate over the planned schedule."""
-    schedule = shown.config.train.schedule.kind
+    schedule = name_of(shown.config.train.schedule.kind)
     atoms.head("Learning rate", fmt.lr(shown.metrics.last("lr")), schedule)
     figure = train_view.rate_chart(theme.palette(), shown.metrics, shown.color, shown.config)
     charts.show(figure, "train_lr", "Learning rate over steps, with the planned schedule")

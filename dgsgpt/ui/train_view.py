@@ -19,6 +19,7 @@ from dgsgpt.train.schedule import learning_rate
 from dgsgpt.ui import atoms, charts
 from dgsgpt.ui.atoms import Html, Kpi, join, markup, text
 from dgsgpt.ui.loss_chart import columns
+from dgsgpt.ui.rate_curve import curve_steps
 from dgsgpt.ui.state import Metrics
 from dgsgpt.ui.theme import Palette, c
 
@@ -130,9 +131,7 @@ def small_chart(
 def rate_chart(palette: Palette, metrics: Metrics, color: str, config: RunConfig) -> go.Figure:
     """The learning rate so far over the planned schedule (dotted)."""
     train = config.train
-    steps = np.unique(np.linspace(0, train.steps - 1, min(train.steps, 240)).astype(int))
-    warm = train.schedule.warmup_steps
-    steps = np.unique(np.append(steps, [s for s in (warm - 1, warm) if 0 <= s < train.steps]))
+    steps = np.array(curve_steps(train, min(train.steps, 240)))
     figure = small_chart(palette, metrics, "lr", color, "rate", hover=".2e")
     rates = [learning_rate(int(step), train) for step in steps]
     plan = charts.line(steps + 1, rates, palette["ink3"], "planned", width=1, dash="dot", hovertemplate="%{y:.2e}")
@@ -226,21 +225,4 @@ def machine_rows(readings: Sequence[Hardware], color: str) -> list[Sequence[obje
         curve = atoms.spark(known, color, width=80, height=18, fill=False)
         rows.append((text(label, "ink2"), curve, atoms.bold(now)))
     rows.append((text("Disk", "ink2"), "", atoms.bold(f"{fmt.size(last.disk_free_bytes)} free")))
-    return rows
-
-
-def health_rows(events: Sequence[dict[str, Any]], skipped: int) -> list[Sequence[object]]:
-    """The last health events, or that there are none; damaged lines of metrics are counted."""
-    rows: list[Sequence[object]] = []
-    for event in [e for e in events if e.get("kind") == "health"][-4:]:
-        where = text(f"step {fmt.number(event.get('step'))}", "ink3", px=12.5)
-        message = markup('<span style="white-space:normal">{}</span>', event.get("message") or "health event")
-        rows.append((text("▲", "warn"), markup("{}<br>{}", message, where)))
-    if not rows:
-        said = markup("No health event<br>{}", text("every step's loss and gradient are checked", "ink3", px=12.5))
-        rows.append((text("✓", "good"), said))
-    if skipped:
-        counted = fmt.plural(skipped, "damaged line")
-        said = markup("{} left out<br>{}", counted, text("in metrics.jsonl; the others are shown", "ink3", px=12.5))
-        rows.append((text("▲", "warn"), said))
     return rows

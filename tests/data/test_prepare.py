@@ -119,7 +119,7 @@ def test_progress_rises_to_one(text: Path, tmp_path: Path) -> None:
 
 def test_blocks_joined_from_chunks_change_no_id(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = prepare.prepare(data(text, vocab_size=500), 16, tmp_path / "a")
-    monkeypatch.setattr(prepare, "_BLOCK_CHARACTERS", 500)
+    monkeypatch.setattr("dgsgpt.data.dataset._BLOCK_CHARACTERS", 500)
     pieces = prepare.prepare(data(text, vocab_size=500), 16, tmp_path / "b")
     assert np.array_equal(whole.tokens("train"), pieces.tokens("train"))
     assert np.array_equal(whole.tokens("val"), pieces.tokens("val"))

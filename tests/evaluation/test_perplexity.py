@@ -78,7 +78,7 @@ def test_a_uniform_model_needs_eight_bits_a_byte() -> None:
             super().__init__()
             self.weight = torch.nn.Parameter(torch.zeros(1))
 
-        def forward(self, x: torch.Tensor, y: torch.Tensor) -> object:
+        def forward(self, x: torch.Tensor, y: torch.Tensor, documents: torch.Tensor | None) -> object:
             return type("Out", (), {"loss": torch.tensor(math.log(256.0), dtype=torch.float64)})
 
     result = evaluate_text(Uniform(), ByteTokenizer(), TEXT)  # type: ignore[arg-type]
@@ -104,6 +104,46 @@ def test_a_dataset_is_judged_on_its_whole_validation_split(model: GPT, tmp_path:
     short = evaluate(model, dataset, block_size=24, max_tokens=30)
     assert short.tokens == 30
     assert evaluate(model, dataset, block_size=24, max_tokens=10**9).tokens == result.tokens
+
+
+def alone(model: GPT, documents: list[list[int]], block_size: int) -> float:
+    """Total nats of windows over `documents` in a row, each piece of a document in a window read by itself."""
+    ids = [token for document in documents for token in document]
+    number = [i for i, document in enumerate(documents) for _ in document]
+    total = 0.0
+    for place in range(1, len(ids)):
+        window = (place - 1) // block_size * block_size
+        start = max(window, number.index(number[place - 1]))
+        with torch.no_grad():
+            logits = model(torch.tensor([ids[start:place]])).logits[0, -1].double()
+        total -= float(torch.log_softmax(logits, 0)[ids[place]])
+    return total
+
+
+@pytest.mark.parametrize("block_size", [24, 7])
+def test_a_dataset_of_documents_is_judged_as_each_document_alone(model: GPT, tmp_path: Path, block_size: int) -> None:
+    (tmp_path / "text.txt").write_text(TEXT.replace(".\n", ".\n\n"), encoding="utf-8")
+    values = {"corpus": str(tmp_path / "text.txt"), "tokenizer": {"kind": "bpe", "vocab_size": 300}}
+    data = DataConfig.model_validate({**values, "val_fraction": 0.2, "document_separator": "\n\n"})
+    dataset = prepare.prepare(data, 24, tmp_path / "sets")
+    starts, ids = dataset.document_starts("val"), dataset.tokens("val")
+    assert starts is not None
+    documents = [part.tolist() for part in np.split(ids, starts[1:])]
+    assert len(documents) == 8
+    result = evaluate(model, dataset, block_size=block_size, batch_size=3)
+    assert result.tokens == len(ids) - 1
+    assert result.loss * result.tokens == pytest.approx(alone(model, documents, block_size), rel=1e-6)
+    text = dataset.tokenizer.decode(ids.tolist())
+    asked = {"block_size": block_size, "batch_size": 3}
+    assert evaluate_text(model, dataset.tokenizer, text, document_separator="\n\n", **asked) == result
+    assert evaluate_text(model, dataset.tokenizer, text, **asked).loss != pytest.approx(result.loss, rel=1e-4)
+
+
+def test_a_text_without_its_separator_is_one_document(model: GPT) -> None:
+    whole = evaluate_text(model, ByteTokenizer(), TEXT)
+    assert evaluate_text(model, ByteTokenizer(), TEXT, document_separator="@").loss == pytest.approx(whole.loss)
+    with pytest.raises(DataError, match="0 tokens; at least 2"):
+        evaluate_text(model, ByteTokenizer(), "", document_separator="@")
 
 
 def test_training_can_go_on_after_an_evaluation(model: GPT) -> None:

@@ -80,7 +80,7 @@ def test_a_half_precision_cache_comes_close() -> None:
         torch.testing.assert_close(torch.cat(parts, 1), model(tokens).logits, atol=0.1, rtol=0.1)
 
 
-@pytest.mark.parametrize("name", ["gqa", "window", "both", "both_mqa"])
+@pytest.mark.parametrize("name", ["gqa", "window", "both", "both_mqa", "ngram"])
 def test_selected_rows_go_on_as_if_they_had_been_read_so(name: str) -> None:
     model, tokens = MODELS[name], random_tokens(batch=3)
     rows = torch.tensor([2, 0, 2, 2])

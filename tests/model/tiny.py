@@ -31,6 +31,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "yarn": {"rope": {"scaling": {"kind": "yarn", "factor": 4.0}}},
     "bias_balanced": {"moe": {"n_expert": 4, "balance": "bias", "dense_residual": True}},
     "shortcuts": {"value_residual": True, "x0_shortcut": True, "logit_softcap": 6.0},
+    "ngram": {"ngram": {"max_order": 4, "rows": 4000}},  # all pairs, but triples and more hashed
     "all": {
         "window": {"size": 8, "pattern": "SL"},
         "moe": {"n_expert": 4, "n_shared_expert": 1, "capacity_factor": 2.0},
@@ -45,6 +46,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "value_residual": True,
         "x0_shortcut": True,
         "logit_softcap": 5.0,
+        "ngram": {"max_order": 3, "rows": 256},
         "norm_eps": 1e-6,
         "qk_norm": True,
     },

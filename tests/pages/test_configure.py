@@ -103,6 +103,7 @@ FEATURES = {
     "t_gqa": ("Grouped-query attention", "model.n_kv_head"),
     "t_window": ("Sliding window", "model.window"),
     "t_moe": ("Sparse mixture of experts", "model.moe"),
+    "t_ngram": ("N-gram embeddings", "model.ngram"),
     "t_checkpointing": ("Gradient checkpointing", "train.gradient_checkpointing"),
 }
 
@@ -166,7 +167,7 @@ def test_more_memory_than_the_machine_has_cannot_be_started() -> None:
 # ---------------------------------------------------------------- all settings, search
 def test_all_settings_shows_every_setting_of_the_schema() -> None:
     at = open_page()
-    for key in ("t_moe", "t_window"):
+    for key in ("t_moe", "t_window", "t_ngram"):
         set_to(at, key, True)
     page = shown(all_settings(at))
     off = {p for p in form.SETTINGS if p.startswith("model.rope.scaling.")}

@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from dgsgpt import files
 from dgsgpt.metrics import MetricsWriter
+from dgsgpt.supervise import PAUSE_FILE, SAVE_FILE
+from dgsgpt.ui.theme import palette
 from tests.pages.conftest import OpenPage, button, html_of, labels
 from tests.run_factory import config, log_steps, make_run, write_status
 
@@ -152,6 +155,68 @@ def test_stop_is_asked_once_and_then_greyed(
     button(app, "Stop and save").click().run()
     assert asked == [run]
     assert button(app, "Stopping…").disabled
+
+
+def test_a_running_run_is_paused_and_continued(open_page: OpenPage, runs_dir: Path) -> None:
+    run = make_run(runs_dir, "now", "running", 300)
+    app = open_page("train")
+    button(app, "Pause").click().run()
+    assert (run.path / PAUSE_FILE).exists()
+    assert {"Continue", "Stop and save"} <= set(labels(app))
+    write_status(run, "running", 300, paused=True, message="paused after step 300")
+    app.run()
+    shown = html_of(app)
+    assert "Paused" in shown
+    assert "paused after step 300" in shown
+    assert " left, ends" not in shown
+    assert "Save now" not in labels(app)
+    button(app, "Continue").click().run()
+    assert not (run.path / PAUSE_FILE).exists()
+
+
+def test_a_checkpoint_is_asked_for_once(open_page: OpenPage, runs_dir: Path) -> None:
+    run = make_run(runs_dir, "now", "running", 300)
+    app = open_page("train")
+    button(app, "Save now").click().run()
+    assert (run.path / SAVE_FILE).exists()
+    assert button(app, "Saving…").disabled
+    (run.path / SAVE_FILE).unlink()  # the trainer has taken it up
+    app.run()
+    assert not button(app, "Save now").disabled
+
+
+@pytest.mark.parametrize("state", ["starting", "stopping", "finished", "failed"])
+def test_only_a_running_run_can_be_paused_or_saved(open_page: OpenPage, runs_dir: Path, state: str) -> None:
+    make_run(runs_dir, "now", state, 300, status={"error": "x"} if state == "failed" else {})
+    assert not {"Pause", "Continue", "Save now"} & set(labels(open_page("train")))
+
+
+def test_why_a_run_ended_early_is_told(open_page: OpenPage, runs_dir: Path) -> None:
+    make_run(runs_dir, "done", "finished", 300, status={"message": "finished: no better loss in 5 validations"})
+    assert "no better loss in 5 validations" in html_of(open_page("train"))
+
+
+def test_what_auto_chose_is_told_with_its_reasons(open_page: OpenPage, runs_dir: Path) -> None:
+    run = make_run(runs_dir, "now", "running", 300, config=config(optimizer="muon", schedule={"kind": "wsd"}))
+    assert "auto: settled when the run begins" in html_of(open_page("train"))
+    settled = {"precision": "bf16", "compile": "off", "micro_batch_size": 4, "grad_accum_steps": 1, "why": ["<b>quick"]}
+    files.write_json(run.path / "run.json", {**run.facts, "settled": settled})
+    shown = html_of(open_page("train"))
+    for part in ("chosen by auto", "&lt;b&gt;quick", "Muon for matrices, AdamW for the rest", "Update groups", "WSD"):
+        assert part in shown
+
+
+def test_a_severe_finding_stands_on_top_and_is_marked_in_red(open_page: OpenPage, runs_dir: Path) -> None:
+    run = make_run(runs_dir, "now", "running", 300)
+    writer = MetricsWriter(run.path)
+    writer.event("health", 150, name="loss_spike", severity="warning", message="loss 4.2, usually 3.0")
+    writer.event("health", 290, name="nonfinite", severity="error", message="loss is not finite")
+    app = open_page("train")
+    shown = html_of(app)
+    assert shown.count("loss is not finite") == 2
+    assert shown.count("loss 4.2, usually 3.0") == 1
+    (row,) = [trace for trace in loss_figure(app)["data"] if trace.get("name") == "health"]
+    assert row["marker"]["color"] == [palette()["warn"], palette()["bad"]]
 
 
 @pytest.mark.parametrize("state", ["stopped", "failed", "lost"])

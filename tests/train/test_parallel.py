@@ -74,7 +74,7 @@ def test_checkpointing_keeps_less() -> None:
 
 
 def test_checkpointing_and_compiling_change_no_name_in_the_state_dict(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "_compiler_problem", lambda device: None)
+    monkeypatch.setattr(parallel, "compiler_problem", lambda device: None)
     model = tiny_model(**VARIANTS["all"])
     names = list(model.state_dict())
     apply_gradient_checkpointing(model, "full")
@@ -102,7 +102,7 @@ def test_only_training_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return compiled
 
-    monkeypatch.setattr(parallel, "_compiler_problem", lambda device: None)
+    monkeypatch.setattr(parallel, "compiler_problem", lambda device: None)
     monkeypatch.setattr(torch, "compile", fake_compile)
     model, tokens = tiny_model(), random_tokens()
     expected = model(tokens).logits

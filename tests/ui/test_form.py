@@ -48,6 +48,21 @@ valid_overrides = st.fixed_dictionaries(
         "train.lr": st.floats(1e-6, 1.0),
         "train.grad_clip": st.none() | st.floats(0.1, 10.0),
         "train.steps": st.integers(1000, 10_000),
+        "train.optimizer": st.sampled_from(["adamw", "muon", "adafactor", "adamw8bit"]),
+        "train.muon_lr": st.floats(1e-4, 1.0),
+        "train.precision": st.sampled_from(["auto", "bf16"]),
+        "train.weight_precision": st.sampled_from(["fp32", "bf16"]),
+        "train.compile": st.sampled_from(["auto", "off", "on"]),
+        "train.schedule.kind": st.sampled_from(["cosine", "wsd", "linear", "constant"]),
+        "train.schedule.decay_share": st.floats(0.01, 1.0),
+        "train.fit_micro_batch": st.booleans(),
+        "train.early_stop_evals": st.none() | st.integers(1, 99),
+        "train.target_loss": st.none() | st.floats(0.1, 9.0),
+        "train.on_nonfinite": st.sampled_from(["skip", "rollback", "stop"]),
+        "train.background_save": st.booleans(),
+        "model.ngram.max_order": st.integers(2, 8),
+        "model.ngram.rows": st.integers(256, 99_999),
+        "data.document_separator": st.none() | st.sampled_from(["<|endoftext|>", "\n\n", "off"]),
         "data.val_fraction": st.floats(0.01, 0.5),
         "data.tokenizer.kind": st.sampled_from(["bpe", "char", "byte", "gpt2"]),
         "data.tokenizer.vocab_size": st.integers(264, 40_000),
@@ -76,12 +91,21 @@ any_overrides = st.fixed_dictionaries(
         "model.vocab_size": st.integers(0, 9000),
         "train.lr": st.sampled_from([0.0, -1.0, 1e-3, 11.0]),
         "train.steps": st.integers(0, 200),
+        "train.optimizer_in_backward": st.booleans(),
+        "train.grad_clip": st.none() | st.sampled_from([0.0, 1.0]),
+        "train.grad_accum_steps": st.integers(0, 3),
+        "train.fit_micro_batch": st.booleans(),
+        "train.precision": st.sampled_from(["auto", "fp32", "fp16", "bf16"]),
+        "train.weight_precision": st.sampled_from(["fp32", "bf16"]),
+        "train.schedule.decay_share": st.sampled_from([0.0, 0.2, 1.5]),
+        "model.ngram.max_order": st.integers(1, 9),
+        "model.ngram.rows": st.integers(0, 9000),
         "train.schedule.warmup_steps": st.integers(-1, 400),
         "data.corpus": st.sampled_from(["", "austen"]),
     },
 )
 bases = st.sampled_from(BASES)
-sections = st.sampled_from(["model.rope", "model.rope.scaling", "model.window", "model.moe"])
+sections = st.sampled_from(["model.rope", "model.rope.scaling", "model.window", "model.moe", "model.ngram"])
 
 
 @given(bases, any_overrides, st.lists(st.tuples(sections, st.booleans()), max_size=3), st.randoms())

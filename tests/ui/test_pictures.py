@@ -118,7 +118,7 @@ def test_layers_show_experts_only_where_there_are_some() -> None:
     assert len(below) == 4 + 4 * 4  # four dense networks, four layers of four experts
 
 
-@pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])
+@pytest.mark.parametrize("kind", ["cosine", "wsd", "linear", "constant"])
 @pytest.mark.parametrize(("steps", "warmup"), [(1000, 100), (1, 0), (1, 1), (50, 50), (7, 0)])
 def test_the_curve_follows_the_schedule_that_trains(kind: str, steps: int, warmup: int) -> None:
     train = TrainConfig.model_validate({"steps": steps, "schedule": {"kind": kind, "warmup_steps": warmup}})
@@ -130,6 +130,16 @@ def test_the_curve_follows_the_schedule_that_trains(kind: str, steps: int, warmu
         near = {learning_rate(s, train) / train.lr for s in (step - 1, step, step + 1) if 0 <= s < steps}
         share = (68 - y) / 62
         assert min(near) - 0.01 <= share <= max(near) + 0.01
+
+
+@pytest.mark.parametrize("max_order", [2, 3, 5, 8])
+def test_each_order_of_n_grams_looks_up_a_row_of_its_own_table(max_order: int) -> None:
+    rects = list(drawing(pictures.ngram_tables(max_order)).iter(f"{SVG}rect"))
+    orders = min(max_order, 5) - 1
+    assert sum(r.get("height") == "3.0" for r in rects) == orders  # the spans of tokens
+    looked_up = [r for r in rects if float(r.get("x", 0)) >= 92 and r.get("fill-opacity") == "0.85"]
+    assert len(looked_up) == orders
+    assert max(float(r.get("y", 0)) + float(r.get("height", 0)) for r in rects) <= 74
 
 
 @pytest.mark.parametrize(("heads", "kv"), [(1, 1), (4, 1), (12, 4), (64, 8), (128, 1), (6, 6)])
@@ -158,6 +168,8 @@ def test_every_picture_says_in_words_what_it_shows() -> None:
         pictures.attention_mask((16,), 64),
         pictures.shared_heads(8, 2),
         pictures.kept_activations(4, "full"),
+        pictures.ngram_tables(3),
+        pictures.learning_rate_curve(TrainConfig()),
     ]
     for image in images:
         alt = re.search(r'alt="([^"]*)"', image)
