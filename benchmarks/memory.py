@@ -13,7 +13,7 @@ from benchmarks.measure import Setup, Side
 from benchmarks.report import Case, Figure, Target
 from benchmarks.training import TINY_SHAKESPEARE_CHARS, TrainingStep, training_config
 from dgsgpt.config import RunConfig
-from dgsgpt.costs import RUNTIME_BYTES
+from dgsgpt.costs import runtime_bytes
 from dgsgpt.model import GPT
 from dgsgpt.planner import plan
 from dgsgpt.train.parallel import apply_gradient_checkpointing
@@ -40,7 +40,7 @@ def run(setup: Setup) -> Iterator[Case]:
     for mode, config in configs.items():
         case.facts[mode] = {
             "peak_bytes": setup.peak_bytes(partial(_two_steps, config, setup.device)),
-            "planned_bytes": plan(config, setup.device.type).total_bytes - RUNTIME_BYTES,
+            "planned_bytes": plan(config, setup.device.type).total_bytes - runtime_bytes(config, setup.device.type),
             "activations_bytes": _activation_bytes(config, setup),
         }
     for mode in MODES[1:]:

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from dgsgpt import files, process
 from dgsgpt.errors import RunError
+from dgsgpt.heap import keep_memory
 
 POLL_S = 0.2
 # Requests to a trainer, as empty files in its run directory.
@@ -51,6 +52,8 @@ def supervise(run_dir: Path, token: str = "", tick: Callable[[], None] | None = 
     with lock:
         for stale in ("exit.json", STOP_FILE, PAUSE_FILE, SAVE_FILE):
             (run_dir / stale).unlink(missing_ok=True)
+        environment = {**child_environment(), "DGSGPT_SUPERVISOR": str(os.getpid())}
+        keep_memory(environment)
         with (run_dir / "train.log").open("ab") as log:
             child = subprocess.Popen(
                 [sys.executable, "-m", "dgsgpt.train", str(run_dir)],
@@ -58,7 +61,7 @@ def supervise(run_dir: Path, token: str = "", tick: Callable[[], None] | None = 
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**child_environment(), "DGSGPT_SUPERVISOR": str(os.getpid())},
+                env=environment,
             )
         previous = {s: signal.signal(s, _forward_to(child)) for s in _FORWARDED}
         try:

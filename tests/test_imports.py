@@ -15,7 +15,7 @@ PACKAGE = ROOT / "dgsgpt"
 
 # A module may import its own layer and those before it. Layers side by side are one set.
 LAYERS: list[set[str]] = [
-    {"errors", "files", "format", "strict_yaml", "threads"},
+    {"errors", "files", "format", "heap", "strict_yaml", "threads"},
     {"rules", "recipe"},
     {"architecture"},
     {"schema"},
@@ -30,7 +30,16 @@ LAYERS: list[set[str]] = [
 ]
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 NO_TORCH = ["config", "planner", "profiles", "hardware", "runs", "metrics", "launch", "supervise", "cli", "checkpoint"]
-NO_TORCH += ["console", "train.schedule", "train.report", "data.prepare", "data.corpora", "data.tokenizer"]
+NO_TORCH += [
+    "console",
+    "train.schedule",
+    "train.report",
+    "train.health",
+    "train.advice",
+    "data.prepare",
+    "data.corpora",
+    "data.tokenizer",
+]
 
 
 def sources() -> list[Path]:
