@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from dgsgpt.evaluation import Evaluation, evaluate
@@ -19,8 +20,11 @@ class Judge:
         self._shop, self._reporter = shop, reporter
         self._autocast = autocast(shop.device, shop.train.precision)
 
-    def evaluate(self, step: int, whole: bool = False) -> Evaluation:
-        """Loss on the validation split: on `train.eval_tokens` of it, always the same, or the whole."""
+    def evaluate(self, step: int, whole: bool = False) -> Evaluation | None:
+        """Loss on the validation split: on `train.eval_tokens` of it, always the same, or the whole.
+
+        None where it is not finite, which is told.
+        """
         shop = self._shop
         self._reporter.status(message="evaluating")
         begun = time.perf_counter()
@@ -37,8 +41,13 @@ class Judge:
             )
         model.train()
         seconds = time.perf_counter() - begun
-        self._reporter.event("eval", step, whole_split=whole, seconds=seconds, **result.to_dict())
-        return result
+        figures = {name: value if math.isfinite(value) else None for name, value in result.to_dict().items()}
+        self._reporter.event("eval", step, whole_split=whole, seconds=seconds, **figures)
+        if math.isfinite(result.loss) and math.isfinite(result.ppl):
+            return result
+        message = f"the validation loss is {result.loss}: the model is broken; go back to a checkpoint, lower train.lr"
+        self._reporter.event("health", step, name="nonfinite", severity="error", message=message)
+        return None
 
     def sample(self, step: int) -> None:
         """Continue `train.sample_prompt`, by the same seed every time."""

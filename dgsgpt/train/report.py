@@ -1,18 +1,36 @@
-"""What a trainer tells the world: status.json, metrics, events, and whether it was asked to stop."""
+"""What a trainer tells the world: status.json, metrics, events, and whether it was asked to stop.
+
+A disk that is full for a while costs lines of metrics, not the run: what could not be written is counted, and told
+once there is room again. Only a checkpoint that cannot be written ends a run.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from dgsgpt import files
+from dgsgpt.errors import RunError
 from dgsgpt.metrics import MetricsWriter
 from dgsgpt.supervise import PAUSE_FILE, SAVE_FILE, STOP_FILE
 
 STATUS_INTERVAL_S = 0.5
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT}) if hasattr(errno, "EDQUOT") else frozenset({errno.ENOSPC})
+STEP_FIGURES = frozenset({"loss/train", "grad_norm"})  # a step where these are not finite is told by the session
+
+
+def say(line: str) -> None:
+    """A line of the log; lost where the disk is full."""
+    try:
+        print(line, flush=True)
+    except OSError as e:
+        if e.errno not in FULL:
+            raise
 
 
 class StopRequest:
@@ -57,6 +75,7 @@ class Reporter:
 
     def __init__(self, run_dir: Path, max_steps: int) -> None:
         self.writer = MetricsWriter(run_dir)
+        self._lost = 0  # lines that could not be written since the last that could
         self._path = run_dir / "status.json"
         self._written = 0.0
         self._fields: dict[str, Any] = {
@@ -77,7 +96,8 @@ class Reporter:
         if not now and time.monotonic() - self._written < STATUS_INTERVAL_S:
             return
         self._written = time.monotonic()
-        files.write_json(self._path, {**self._fields, "heartbeat_at": time.time(), "pid": os.getpid()}, durable=False)
+        written = {**self._fields, "heartbeat_at": time.time(), "pid": os.getpid()}
+        self._try(lambda: files.write_json(self._path, written, durable=False))
 
     def progress(self, message: str, share: float | None = None) -> None:
         """Say what goes on beside the steps, e.g. `preparing data, 40 %`."""
@@ -85,13 +105,37 @@ class Reporter:
 
     def log(self, step: int, values: dict[str, float | int | None]) -> None:
         """One line of metrics; values that are not finite also become a health event."""
-        for name in self.writer.log(step, values):
-            self.event("health", step, message=f"{name} is not finite")
+        bad: list[str] = []
+        if not self._try(lambda: bad.extend(self.writer.log(step, values))):
+            self._lost += 1
+        elif self._lost:
+            lost, self._lost = self._lost, 0
+            message = f"the disk was full: {lost} lines of metrics or events could not be written"
+            self.event("health", step, name="disk", severity="warning", message=message)
+        for name in set(bad) - STEP_FIGURES:
+            self.event("health", step, name="nonfinite", severity="error", message=f"{name} is not finite")
 
     def event(self, kind: str, step: int, **details: Any) -> None:
         """One event, also as a line of the log."""
-        self.writer.event(kind, step, **details)
+        if not self._try(lambda: self.writer.event(kind, step, **details)):
+            self._lost += 1
         shown = "  ".join(
             f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in details.items() if k != "text"
         )
-        print(f"{time.strftime('%H:%M:%S')} step {step}  {kind}  {shown}".rstrip(), flush=True)
+        say(f"{time.strftime('%H:%M:%S')} step {step}  {kind}  {shown}".rstrip())
+
+    def _try(self, write: Callable[[], object]) -> bool:
+        """Whether `write` had room.
+
+        Raises:
+            RunError: the run directory cannot be written for another reason.
+        """
+        try:
+            write()
+        except OSError as e:
+            if e.errno in FULL:
+                return False
+            raise RunError(
+                f"{self._path.parent}: cannot be written: {e.strerror or e}; make it writable, then resume the run"
+            ) from e
+        return True

@@ -18,7 +18,7 @@ from dgsgpt.train.describe import peak_bytes
 from dgsgpt.train.health import Monitor, Reading
 from dgsgpt.train.judge import Judge
 from dgsgpt.train.progress import Progress
-from dgsgpt.train.report import Reporter, StopRequest
+from dgsgpt.train.report import Reporter, StopRequest, say
 from dgsgpt.train.setup import open_workshop
 from dgsgpt.train.stepper import Figures, StepResult
 
@@ -35,11 +35,11 @@ def train_run(run_dir: Path, stop: StopRequest) -> int:
     run = Run(run_dir)
     lock = FileLock(run_dir / ".trainer.lock")
     try:
-        lock.acquire(timeout=LOCK_TIMEOUT_S)
+        held = lock.acquire(timeout=LOCK_TIMEOUT_S)
     except Timeout:
-        print(f"run {run.id!r} is already being trained by another process; stop it first", flush=True)
+        say(f"run {run.id!r} is already being trained by another process; stop it first")
         return 2
-    with lock:
+    with held:
         reporter = Reporter(run_dir, max_steps=1)
         session: Session | None = None
         try:
@@ -47,13 +47,13 @@ def train_run(run_dir: Path, stop: StopRequest) -> int:
             session = Session(run, reporter, stop)
             return session.run()
         except DgsgptError as e:
-            print(f"error: {e}", flush=True)
+            say(f"error: {e}")
             _fail(reporter, session, str(e))
             return 2
         except Exception as e:  # noqa: BLE001 - the edge of the process: told to the page, and re-shown whole in the log
             if is_out_of_memory(e):
                 message = out_of_memory_advice(run.config, *usable_memory(run.config, detect(run_dir)))
-                print(f"error: {message}", flush=True)
+                say(f"error: {message}")
                 _fail(reporter, session, message)
                 return 2
             traceback.print_exc()
@@ -162,8 +162,8 @@ class Session:
             "mem/peak_bytes": peak_bytes(self.shop.device),
             **figures.extra,
         }
-        if evaluated and self.progress.last_eval:
-            _, val = self.progress.last_eval
+        val = self.progress.judged_now
+        if evaluated and val is not None:
             values.update({"loss/val": val.loss, "ppl/val": val.ppl, "bpb/val": val.bpb})
         speed = self._log_tokens / self._log_time
         self._log_time = self._log_tokens = 0.0
@@ -171,10 +171,9 @@ class Session:
             self.progress.recent.append((step, figures.loss, figures.lr))
         self.reporter.log(step, values)
         norm = "" if figures.grad_norm is None else f"  norm {figures.grad_norm:.2f}"
-        print(
+        say(
             f"{time.strftime('%H:%M:%S')} step {step}  loss {figures.loss:.4f}  lr {figures.lr:.2e}{norm}  "
-            f"{speed:.0f} tok/s",
-            flush=True,
+            f"{speed:.0f} tok/s"
         )
         experts = len(figures.expert_load[0]) if figures.expert_load else 0
         reading = Reading(step, figures.loss, figures.grad_norm, speed, figures.expert_load, experts)
@@ -226,8 +225,10 @@ class Session:
     # ------------------------------------------------------------ judging, saving, pausing and ending
     def _judge(self) -> None:
         """Validate, and end the run where the config says that this is enough."""
-        self.progress.judged(self.judge.evaluate(self.progress.step))
-        self._done = self.judge.enough(self.progress)
+        result = self.judge.evaluate(self.progress.step)
+        if result is not None:
+            self.progress.judged(result)
+            self._done = self.judge.enough(self.progress)
 
     def save(self, whole_eval: Evaluation | None = None) -> None:
         """Save a checkpoint of this step, with a validation of its own, and discard the oldest beyond `keep_last`."""

@@ -24,7 +24,7 @@ from dgsgpt.train.describe import record_data
 from dgsgpt.train.optim import build_updates
 from dgsgpt.train.parallel import apply_gradient_checkpointing, compile_blocks
 from dgsgpt.train.precision import autocast
-from dgsgpt.train.report import Reporter
+from dgsgpt.train.report import Reporter, say
 from dgsgpt.train.settle import Settled, recall, settle
 from dgsgpt.train.stepper import Stepper, pick_device
 from dgsgpt.train.weights import store_weights
@@ -91,13 +91,13 @@ def open_workshop(run: Run, reporter: Reporter) -> Workshop:
         facts = files.read_json(run.path / "run.json") or {}
         files.write_json(run.path / "run.json", {**facts, "settled": settled.to_dict()})
     for sentence in settled.why:
-        print(sentence, flush=True)
+        say(sentence)
     train = settled.applied(config.train)
     _choose_attention(model, device, train, reporter)
     if train.compile == "on":
         problem = compile_blocks(model)
         if problem is not None:
-            print(f"running without compilation: {problem}", flush=True)
+            say(f"running without compilation: {problem}")
     updates = build_updates(model, train)
     stepper = Stepper(model, updates, make_batches(train.micro_batch_size), train, device)
     gc.collect()
@@ -127,4 +127,4 @@ def _choose_attention(model: GPT, device: torch.device, train: TrainConfig, repo
     choice = use_fast_windows(model, device, dtype)
     why = "".join(f"; not {name}: {reason}" for name, reason in choice.passed_over.items())
     reporter.event("attention", 0, window_backend=choice.backend.name, passed_over=choice.passed_over)
-    print(f"sliding windows: {choice.backend.name} attention{why}", flush=True)
+    say(f"sliding windows: {choice.backend.name} attention{why}")
