@@ -11,10 +11,13 @@ BENCHMARKS = {
     "attention": "Sliding-window attention against full causal attention and a dense mask: time and memory by length.",
     "moe": "A mixture of experts against a dense network of the same active FLOPs: training step and single layer.",
     "step": "Training steps a second: compiled and bfloat16 against eager float32.",
+    "save": "What saving costs the step loop: in the background against in the foreground, by size of the model.",
     "memory": "Gradient checkpointing: peak memory and time of its modes, and what the planner predicted.",
     "speedrun": "Seconds to the GPT-2-style baseline's validation loss on the characters of a text (--text FILE).",
     "loss": "Cross-entropy in chunks of rows against all logits at once: time and memory by vocabulary.",
+    "gpu": "GPT-2 124M on a GPU: tokens a second and FLOPs utilisation; the VRAM profiles, each within its budget.",
 }
+NEEDS_GPU = frozenset({"gpu"})
 
 
 def check_name(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.catalog import BENCHMARKS, check_name
+from benchmarks.catalog import BENCHMARKS, NEEDS_GPU, check_name
 from benchmarks.measure import Setup
 from benchmarks.record import command_line, describe_machine, describe_versions, machine_name
 from benchmarks.speedrun import speedrun
@@ -35,7 +35,7 @@ def run_benchmark(
         DgsgptError: no such benchmark, or no such device here.
     """
     module = importlib.import_module(f"benchmarks.{check_name(name)}")
-    setup = Setup(_pick_device(device), seconds, quick)
+    setup = Setup(_pick_device(device, needs_gpu=name in NEEDS_GPU), seconds, quick)
     report = begin_report(name, setup.device, command, quick=quick) | {"seconds_per_pair": seconds}
     show(BENCHMARKS[name])
     show(machine_name(report))
@@ -91,7 +91,12 @@ def run_speedrun(
     return report, summary
 
 
-def _pick_device(choice: str) -> torch.device:
+def _pick_device(choice: str, needs_gpu: bool = False) -> torch.device:
+    if needs_gpu and (choice == "cpu" or not torch.cuda.is_available()):
+        found = "--device cpu has none" if choice == "cpu" else "torch finds none here"
+        raise DgsgptError(
+            f"this benchmark needs an NVIDIA GPU, and {found}; run it with --device cuda where there is one"
+        )
     if choice == "cuda" and not torch.cuda.is_available():
         raise DgsgptError("--device cuda: torch finds no GPU here; use auto or cpu")
     if choice == "auto":

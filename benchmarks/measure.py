@@ -15,12 +15,18 @@ import torch
 MIN_ROUNDS = 3  # a median with its minimum and maximum takes as many
 
 
+def _nothing() -> None:
+    """No preparation, nothing to clear up."""
+
+
 @dataclass(frozen=True)
 class Side:
-    """One of the things compared; `run` does it once."""
+    """One of the things compared; `run` does it once. What is done `before` and `after` it is not timed."""
 
     name: str
     run: Callable[[], None]
+    before: Callable[[], None] = _nothing
+    after: Callable[[], None] = _nothing
 
 
 @dataclass(frozen=True)
@@ -75,19 +81,27 @@ def interleave(
     left running on a GPU, so that it is counted as its own time.
     """
     for side in sides:
-        side.run()
-    synchronize()
+        _seconds(side, synchronize, clock)
     times: dict[str, list[float]] = {side.name: [] for side in sides}
     assert len(times) == len(sides), "two sides have one name"
     rounds, begun = 0, clock()
     while rounds < min_rounds or clock() - begun < seconds:
         for side in sides:
-            before = clock()
-            side.run()
-            synchronize()
-            times[side.name].append(clock() - before)
+            times[side.name].append(_seconds(side, synchronize, clock))
         rounds += 1
     return {name: Timing(tuple(taken)) for name, taken in times.items()}
+
+
+def _seconds(side: Side, synchronize: Callable[[], None], clock: Callable[[], float]) -> float:
+    """What one run of `side` takes; nothing else is left running on a GPU when it begins."""
+    side.before()
+    synchronize()
+    begun = clock()
+    side.run()
+    synchronize()
+    seconds = clock() - begun
+    side.after()
+    return seconds
 
 
 @dataclass(frozen=True)

@@ -94,9 +94,9 @@ class Case:
 
     def lines(self) -> Iterator[str]:
         """The case as text: a line for each side, then for each figure and note."""
-        rounds = len(next(iter(self.times.values())).times_s)
-        yield f"{self.name} ({rounds} rounds)"
-        width = max(len(name) for name in self.times)
+        rounds = {len(t.times_s) for t in self.times.values()}  # one number, unless the sides ran apart
+        yield f"{self.name} ({rounds.pop()} rounds)" if len(rounds) == 1 else self.name
+        width = max((len(name) for name in self.times), default=0)
         for name, t in self.times.items():
             spread = f"({milliseconds(t.min_s)} to {milliseconds(t.max_s)})"
             facts = "".join(f"  {_fact(key, value)}" for key, value in self.facts.get(name, {}).items())

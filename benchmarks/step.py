@@ -1,22 +1,30 @@
-"""P3: tokens a second of a whole training step, compiled and in bfloat16, against eager float32."""
+"""P3: tokens a second of a whole training step, compiled, in bfloat16 and as `auto` chooses, against eager float32."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
+
+import torch
 
 from benchmarks.measure import Setup, Side
 from benchmarks.report import Case, Target
-from benchmarks.training import TINY_SHAKESPEARE_CHARS, TrainingStep, training_config
+from benchmarks.training import TINY_SHAKESPEARE_CHARS, RandomBatches, TrainingStep, training_config
 from dgsgpt.config import RunConfig
+from dgsgpt.data.loader import Batches
 from dgsgpt.format import si
+from dgsgpt.model import GPT
 from dgsgpt.planner import plan
+from dgsgpt.train.parallel import apply_gradient_checkpointing
 from dgsgpt.train.precision import has_native_bf16
+from dgsgpt.train.settle import Settled, settle
 
 EAGER = "eager fp32"
 SIDES = {EAGER: ("off", "fp32"), "compiled fp32": ("on", "fp32"), "compiled bf16": ("on", "bf16")}
 SIDES |= {"eager bf16": ("off", "bf16")}
+NEVER_BELOW = Target("P3", at_least=1.0)  # what does not help is to be switched off by itself
 
 
 @dataclass(frozen=True)
@@ -43,8 +51,12 @@ def run(setup: Setup) -> Iterator[Case]:
 
 
 def _case(setup: Setup, size: _Size) -> Case:
-    names = [name for name, (_, precision) in SIDES.items() if precision == "fp32" or has_native_bf16(setup.device)]
-    configs = {name: _config(size, *SIDES[name]) for name in names}
+    chosen = settled(size, setup.device)
+    choice = side_name(chosen)
+    sides = {**SIDES, choice: (chosen.compile, chosen.precision)}
+    able = has_native_bf16(setup.device)
+    names = [name for name, (_, precision) in sides.items() if precision != "bf16" or able or name == choice]
+    configs = {name: _config(size, *sides[name]) for name in names}
     config = configs[EAGER]
     steps = {name: TrainingStep(c, setup.device) for name, c in configs.items()}
     problems = {step.compiler_problem for step in steps.values()} - {None}
@@ -55,7 +67,8 @@ def _case(setup: Setup, size: _Size) -> Case:
     params = plan(config, setup.device.type).params
     case = Case(f"{si(params)} parameters", {**config.model.model_dump(mode="json"), "batch": size.batch}, times)
     case.notes = [f"left out: {problem}" for problem in sorted(map(str, problems))]
-    if len(names) < len(SIDES):
+    case.notes += [f"auto chooses {choice} for a long run", *(f"  {sentence}" for sentence in chosen.why)]
+    if not able:
         case.notes.append(f"left out: bfloat16, which this {setup.device.type} only emulates")
     for name, timing in times.items():
         case.facts[name] = {"tokens_per_s": config.tokens_per_step / timing.median_s}
@@ -65,7 +78,25 @@ def _case(setup: Setup, size: _Size) -> Case:
     for name in times:
         if name != EAGER:
             case.add_ratio(f"speed, {name} / {EAGER}", EAGER, name, size.target if name == best else None)
+    if choice in times:
+        target = None if setup.quick else NEVER_BELOW
+        case.add_ratio(f"speed, auto's choice / {EAGER}", EAGER, choice, target)
     return case
+
+
+def settled(size: _Size, device: torch.device) -> Settled:
+    """What the trainer's `auto` comes to here, for a run so long that trying and compiling pay."""
+    config = _config(size, "auto", "auto")
+    torch.manual_seed(config.train.seed)
+    model = GPT(config.model).to(device)
+    apply_gradient_checkpointing(model, config.train.gradient_checkpointing)
+    batches = cast(Batches, RandomBatches(config))  # of them `get` alone is asked
+    return settle(config, model, lambda micro_batch_size: batches, device, free_bytes=0)  # the batch is not fitted
+
+
+def side_name(chosen: Settled) -> str:
+    """The side that computes with what was chosen."""
+    return f"{'compiled' if chosen.compile == 'on' else 'eager'} {chosen.precision}"
 
 
 def _config(size: _Size, compile_: str, precision: str) -> RunConfig:

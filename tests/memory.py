@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts every storage that an operator makes, until it is freed."""
+    """Counts every storage that an operator makes, until it is freed; those on the meta device hold nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class LiveBytes(TorchDispatchMode):
         inputs = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
         out = func(*args, **(kwargs or {}))
         for t in tree_leaves(out):
-            if isinstance(t, torch.Tensor) and t.untyped_storage()._cdata not in inputs:
+            if isinstance(t, torch.Tensor) and not t.is_meta and t.untyped_storage()._cdata not in inputs:
                 self._count(t.untyped_storage())
         return out
 

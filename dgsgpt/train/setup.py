@@ -27,7 +27,7 @@ from dgsgpt.train.precision import autocast
 from dgsgpt.train.report import Reporter, say
 from dgsgpt.train.settle import Settled, recall, settle
 from dgsgpt.train.stepper import Stepper, pick_device
-from dgsgpt.train.weights import store_weights
+from dgsgpt.train.weights import build_model
 
 
 @dataclass
@@ -111,9 +111,7 @@ def _build_model(config: RunConfig, dataset: Dataset, device: torch.device) -> G
             f"model.vocab_size={config.model.vocab_size} is smaller than the tokenizer's "
             f"{dataset.vocab_size}; set it to null"
         )
-    model = GPT(config.model)
-    store_weights(model, config.train.weight_precision)  # first, so that the device never holds them in float32
-    model.to(device)
+    model = build_model(config.model, config.train.weight_precision, device)
     apply_gradient_checkpointing(model, config.train.gradient_checkpointing)
     return model
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from dgsgpt.model import GPT
+from dgsgpt.config import ModelConfig
+from dgsgpt.model import GPT
 
 
 def is_router(name: str) -> bool:
@@ -23,6 +23,24 @@ def is_stored_narrow(name: str, parameter: Tensor) -> bool:
     Vectors (norms, biases, shares of shortcuts) are few, and a gain near one would move in steps of a 128th.
     """
     return parameter.ndim >= 2 and not is_router(name)
+
+
+def build_model(config: ModelConfig, precision: Literal["fp32", "bf16"], device: torch.device) -> GPT:
+    """A model with fresh weights, stored as `precision` says, on `device`.
+
+    With bf16 its matrices are never there in float32: they are drawn where they stay, so that a model fits into a
+    device, and past a computer's own memory, that would not hold it twice.
+    """
+    if precision == "fp32":
+        return GPT(config).to(device)
+    with torch.device("meta"):
+        model = GPT(config)
+    store_weights(model, precision)
+    model.to_empty(device=device)
+    for buffer in model.buffers():  # the experts' biases
+        buffer.zero_()
+    model.init_weights()
+    return model
 
 
 @torch.no_grad()
