@@ -14,7 +14,7 @@ run: $(VENV)/.run
 
 test: $(VENV)/.test
 	scripts/install-browser
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu" --numprocesses logical --maxprocesses 4 --dist loadfile
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -14,8 +14,8 @@ from dgsgpt.data.corpora import read_text
 from dgsgpt.metrics import read_events
 from dgsgpt.profiles import configs_dir
 
-# For scale: a Witten-Bell character 5-gram has 1.89 bits per byte on this split, a 4-gram 2.18.
-TARGET_BPB = 2.1
+# For scale: a Witten-Bell character 6-gram has 1.80 bits per byte on this split, a 5-gram 1.89. Seen: 1.68.
+TARGET_BPB = 1.75
 
 
 @pytest.mark.slow
