@@ -1,5 +1,6 @@
 # make run    environment and dashboard      make test   environment and tests
 # make check  ruff, mypy, import directions  make clean  removes the environment
+# make gpu    what only a GPU can show: its tests, then its benchmark
 
 PYTHON ?= python3
 VENV   := .venv
@@ -7,7 +8,7 @@ BIN    := $(VENV)/bin
 PORT   ?= 8501
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: run test check format screenshots clean
+.PHONY: run test gpu check format screenshots clean
 
 run: $(VENV)/.run
 	$(BIN)/dgsgpt dashboard --demo --port $(PORT)
@@ -15,6 +16,10 @@ run: $(VENV)/.run
 test: $(VENV)/.test
 	scripts/install-browser
 	$(BIN)/python -m pytest -m "not gpu" --numprocesses logical --maxprocesses 4 --dist loadfile
+
+gpu: $(VENV)/.test
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/dgsgpt bench gpu
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ from dgsgpt.errors import DgsgptError
 BENCHMARKS = {
     "attention": "Sliding-window attention against full causal attention and a dense mask: time and memory by length.",
     "moe": "A mixture of experts against a dense network of the same active FLOPs: training step and single layer.",
-    "step": "Training steps a second: compiled and bfloat16 against eager float32.",
+    "step": "Training steps a second: compiled, bfloat16 and the choice of `auto` against eager float32.",
     "save": "What saving costs the step loop: in the background against in the foreground, by size of the model.",
     "memory": "Gradient checkpointing: peak memory and time of its modes, and what the planner predicted.",
     "speedrun": "Seconds to the GPT-2-style baseline's validation loss on the characters of a text (--text FILE).",

@@ -22,7 +22,7 @@ from benchmarks.training import training_config
 from dgsgpt.config import RunConfig, build_config
 from dgsgpt.data.loader import Batches
 from dgsgpt.data.prepare import prepare
-from dgsgpt.format import si
+from dgsgpt.format import plural, si
 from dgsgpt.metrics import read_events
 from dgsgpt.model import GPT
 from dgsgpt.planner import plan
@@ -84,7 +84,7 @@ def _case(setup: Setup, size: _Size, folder: Path) -> Case:
     case.add_ratio("waiting, foreground / background", FOREGROUND, BACKGROUND)
     case.add_ratio("time, steps beside a save / alone", BESIDE, ALONE)
     case.figures.append(_whole_cost(times))
-    case.notes = [f"{si(steps)} steps beside each save, about as long as it takes"]
+    case.notes = [f"{plural(steps, 'step')} beside each save, about as many as fit into it"]
     return case
 
 

@@ -9,7 +9,7 @@ from typing import cast
 
 import torch
 
-from benchmarks.measure import Setup, Side
+from benchmarks.measure import Setup, Side, Timing
 from benchmarks.report import Case, Target
 from benchmarks.training import TINY_SHAKESPEARE_CHARS, RandomBatches, TrainingStep, training_config
 from dgsgpt.config import RunConfig
@@ -51,37 +51,47 @@ def run(setup: Setup) -> Iterator[Case]:
 
 
 def _case(setup: Setup, size: _Size) -> Case:
-    chosen = settled(size, setup.device)
-    choice = side_name(chosen)
-    sides = {**SIDES, choice: (chosen.compile, chosen.precision)}
     able = has_native_bf16(setup.device)
-    names = [name for name, (_, precision) in sides.items() if precision != "bf16" or able or name == choice]
-    configs = {name: _config(size, *sides[name]) for name in names}
-    config = configs[EAGER]
-    steps = {name: TrainingStep(c, setup.device) for name, c in configs.items()}
+    settings = {name: chosen for name, chosen in SIDES.items() if chosen[1] == "fp32" or able}
+    steps = {name: TrainingStep(_config(size, *chosen), setup.device) for name, chosen in settings.items()}
     problems = {step.compiler_problem for step in steps.values()} - {None}
-    if problems:
-        steps = {name: step for name, step in steps.items() if step.compiler_problem is None}
+    steps = {name: step for name, step in steps.items() if step.compiler_problem is None}
     first_s = {name: _first_step_s(setup, step) for name, step in steps.items()}
+    auto = settled(size, setup.device)  # after the first steps, since trying compiles too
+    choice = side_name(auto)
+    if choice not in settings:  # float16, on GPUs without bfloat16
+        settings[choice] = (auto.compile, auto.precision)
+        steps[choice] = TrainingStep(_config(size, *settings[choice]), setup.device)
+        first_s[choice] = _first_step_s(setup, steps[choice])
     times = setup.time([Side(name, step) for name, step in steps.items()])
-    params = plan(config, setup.device.type).params
-    case = Case(f"{si(params)} parameters", {**config.model.model_dump(mode="json"), "batch": size.batch}, times)
+    case = _describe(setup, size, times)
     case.notes = [f"left out: {problem}" for problem in sorted(map(str, problems))]
-    case.notes += [f"auto chooses {choice} for a long run", *(f"  {sentence}" for sentence in chosen.why)]
     if not able:
         case.notes.append(f"left out: bfloat16, which this {setup.device.type} only emulates")
+    case.notes += [f"auto chooses {choice} for a long run", *(f"  {sentence}" for sentence in auto.why)]
     for name, timing in times.items():
-        case.facts[name] = {"tokens_per_s": config.tokens_per_step / timing.median_s}
-        if configs[name].train.compile == "on":
+        if settings[name][0] == "on":
             case.facts[name]["compile_s"] = max(0.0, first_s[name] - timing.median_s)
-    best = "compiled bf16" if "compiled bf16" in times else "compiled fp32"
-    for name in times:
+    _add_speeds(case, size, choice, None if setup.quick else NEVER_BELOW)
+    return case
+
+
+def _describe(setup: Setup, size: _Size, times: dict[str, Timing]) -> Case:
+    config = _config(size, *SIDES[EAGER])
+    params = plan(config, setup.device.type).params
+    case = Case(f"{si(params)} parameters", {**config.model.model_dump(mode="json"), "batch": size.batch}, times)
+    case.facts = {name: {"tokens_per_s": config.tokens_per_step / timing.median_s} for name, timing in times.items()}
+    return case
+
+
+def _add_speeds(case: Case, size: _Size, choice: str, never_below: Target | None) -> None:
+    """Each side's speed in units of eager float32's, and that of what `auto` chooses."""
+    best = "compiled bf16" if "compiled bf16" in case.times else "compiled fp32"
+    for name in case.times:
         if name != EAGER:
             case.add_ratio(f"speed, {name} / {EAGER}", EAGER, name, size.target if name == best else None)
-    if choice in times:
-        target = None if setup.quick else NEVER_BELOW
-        case.add_ratio(f"speed, auto's choice / {EAGER}", EAGER, choice, target)
-    return case
+    if choice in case.times:  # else the sides' compiler failed where that of the trial did not; a note says so
+        case.add_ratio(f"speed, auto's choice / {EAGER}", EAGER, choice, never_below)
 
 
 def settled(size: _Size, device: torch.device) -> Settled:

@@ -9,11 +9,10 @@ import torch
 
 from dgsgpt.config import RunConfig, build_config
 from dgsgpt.data.loader import Batch, Batches
-from dgsgpt.model import GPT
 from dgsgpt.train.optim import build_updates
 from dgsgpt.train.parallel import apply_gradient_checkpointing, compile_blocks
 from dgsgpt.train.stepper import Stepper
-from dgsgpt.train.weights import store_weights
+from dgsgpt.train.weights import build_model
 
 DISTINCT_BATCHES = 4
 TINY_SHAKESPEARE_CHARS = 65  # the vocabulary of the usual small character models
@@ -52,8 +51,7 @@ class TrainingStep:
     def __init__(self, config: RunConfig, device: torch.device) -> None:
         train = config.train
         torch.manual_seed(train.seed)
-        self.model = GPT(config.model).to(device)
-        store_weights(self.model, train.weight_precision)
+        self.model = build_model(config.model, train.weight_precision, device)
         updates = build_updates(self.model, train)
         apply_gradient_checkpointing(self.model, train.gradient_checkpointing)
         self.compiler_problem = compile_blocks(self.model) if train.compile == "on" else None

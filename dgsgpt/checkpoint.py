@@ -114,9 +114,7 @@ def save_checkpoint(
         for path in staging.iterdir():
             _sync(path)
         files.write_json(staging / MANIFEST, _manifest(staging))
-        if final.exists():  # a damaged namesake, or the same step saved again after a resume
-            discard(final)
-        staging.rename(final)
+        _put_in_place(staging, final)
         files.fsync_directory(folder)
     except (OSError, RuntimeError) as e:  # safetensors reports a full disk as its own error type below RuntimeError
         shutil.rmtree(staging, ignore_errors=True)
@@ -128,6 +126,21 @@ def save_checkpoint(
             raise CheckpointError(f"{final}: cannot be saved: {e}; free some space or lower train.keep_last") from e
         raise
     return final
+
+
+def _put_in_place(staging: Path, final: Path) -> None:
+    """Rename, away from the name what has it: a damaged checkpoint, or the same step saved again after a resume."""
+    if not final.exists():
+        staging.rename(final)
+        return
+    old = final.with_name(f".trash-{final.name}-{time.time_ns()}")
+    final.rename(old)
+    try:
+        staging.rename(final)
+    except OSError:
+        old.rename(final)
+        raise
+    shutil.rmtree(old, ignore_errors=True)  # only now: until here it may be the only whole one
 
 
 def _sync(path: Path) -> None:

@@ -13,6 +13,14 @@ import psutil
 # The first reading of a process is meaningless (0 %): take it now, so that the first one shown counts from here.
 psutil.cpu_percent(interval=None)
 
+# Dense bfloat16 with float32 accumulation, without sparsity, in FLOPs a second; from NVIDIA's data sheets. The first
+# name that the GPU's own contains counts.
+PEAK_FLOPS = {
+    "B200": 2250e12, "H200": 989.4e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989.4e12, "H800": 989.4e12,
+    "L40S": 362e12, "L4": 121e12, "A100": 312e12, "A800": 312e12, "A10G": 70e12, "RTX 4090": 165.2e12,
+    "RTX 3090": 71e12,
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -126,6 +134,14 @@ def _read_gpu(pynvml, index: int) -> Gpu:  # type: ignore[no-untyped-def]
         temperature_c=reading(pynvml.nvmlDeviceGetTemperature, pynvml.NVML_TEMPERATURE_GPU),
         power_w=power / 1000 if power is not None else None,
     )
+
+
+def peak_flops(gpu: str) -> float | None:
+    """Dense bfloat16 FLOPs a second of the GPU of this name; None if it is not in the table."""
+    words = gpu.replace("-", " ")
+    if "Laptop" in words:  # slower under the same name
+        return None
+    return next((flops for name, flops in PEAK_FLOPS.items() if f" {name} " in f" {words} "), None)
 
 
 def detect(path: Path | str = ".") -> Hardware:

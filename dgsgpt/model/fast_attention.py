@@ -113,10 +113,11 @@ def _attend_varlen(q: Tensor, k: Tensor, v: Tensor, starts: Tensor | None = None
 
     B, H, T, D = q.shape
     ends = torch.arange(0, (B + 1) * T, T, dtype=torch.int32, device=q.device)
-    grouped = k.size(1) != H
+    # Only then: an option that torch 2.11 does not have.
+    attend = partial(varlen_attn, enable_gqa=True) if k.size(1) != H else varlen_attn
     q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
     # FlashAttention's left window does not count the current token.
-    y = varlen_attn(q, k, v, ends, ends, T, T, window_size=(window - 1, 0), enable_gqa=grouped)
+    y = attend(q, k, v, ends, ends, T, T, window_size=(window - 1, 0))
     assert isinstance(y, Tensor)
     return y.view(B, T, H, D).transpose(1, 2)
 

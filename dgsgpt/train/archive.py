@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dgsgpt import checkpoint as ck
 from dgsgpt import files
+from dgsgpt.errors import CheckpointError
 from dgsgpt.evaluation import Evaluation
 from dgsgpt.runs import Run
 from dgsgpt.train.describe import checkpoint_metadata
@@ -34,6 +35,7 @@ class Archive:
     def __init__(self, run: Run, shop: Workshop, reporter: Reporter) -> None:
         self._run, self._shop, self._reporter = run, shop, reporter
         self._saver = Saver(run, shop.train.keep_last, shop.train.background_save)
+        self._saved_step: int | None = None
 
     # ------------------------------------------------------------ saving
     def save(self, progress: Progress, monitor: Monitor, whole_eval: Evaluation | None = None) -> None:
@@ -61,6 +63,7 @@ class Archive:
 
         optimizer = {**shop.stepper.updates.tensors(), **random_tensors(shop.device)}
         self._saver.save(step, shop.model.state_dict(), optimizer, write)
+        self._saved_step = step
         self.poll()
 
     def poll(self, wait: bool = False) -> None:
@@ -75,8 +78,18 @@ class Archive:
             self._reporter.event("checkpoint", saved.step, path=saved.path.name, best=saved.best, **figures)
 
     def has(self, step: int) -> bool:
-        """Whether there is a checkpoint of `step`."""
-        return (self._run.path / "checkpoints" / ck.checkpoint_name(step) / ck.MANIFEST).exists()
+        """Whether the last checkpoint that this process saved or went on from is of `step`.
+
+        One that lies there may be damaged, and the reason why the run has come here once more.
+        """
+        return self._saved_step == step
+
+    def close(self) -> None:
+        """End the save under way, when the run ends by an error; its own is told, and does not hide that."""
+        try:
+            self.poll(wait=True)
+        except CheckpointError as e:
+            self._reporter.event("error", self._saved_step or 0, message=str(e))
 
     def _state(self, progress: Progress, monitor: Monitor) -> dict[str, Any]:
         """All that is not a tensor. Batches need nothing: they are a function of seed and step."""
@@ -91,8 +104,11 @@ class Archive:
             "loss_scale": shop.stepper.loss_scale.state() if shop.stepper.loss_scale else None,
             "health": monitor.state(),
             "random": random_numbers(),
-            "environment": describe_environment(shop.device),
+            "environment": self._environment(),
         }
+
+    def _environment(self) -> dict[str, Any]:
+        return {**describe_environment(self._shop.device), "compile": self._shop.train.compile}
 
     # ------------------------------------------------------------ going on
     def newest(self) -> Path | None:
@@ -119,7 +135,7 @@ class Archive:
         state = files.read_json(path / ck.STATE) or {}
         if changed:
             self._reporter.event("changed", state.get("step", 0), settings=changed)
-        warning = compare_environments(state.get("environment"), describe_environment(shop.device))
+        warning = compare_environments(state.get("environment"), self._environment())
         if warning:
             self._reporter.event(
                 "health", state.get("step", 0), name="environment", severity="warning", message=warning
@@ -132,12 +148,14 @@ class Archive:
             CheckpointError: tensors do not fit the config.
         """
         shop, state = self._shop, files.read_json(path / ck.STATE) or {}
-        device = str(shop.device)
-        ck.apply_weights(shop.model, ck.load_tensors(path / ck.MODEL, device), path)
-        tensors = ck.load_tensors(path / ck.OPTIMIZER, device)
+        # Read into the host's memory, from where each goes to its place: a GPU need not hold them twice.
+        ck.apply_weights(shop.model, ck.load_tensors(path / ck.MODEL), path)
+        tensors = ck.load_tensors(path / ck.OPTIMIZER)
         restore_random(tensors, state.get("random"), shop.device)
         shop.stepper.updates.restore(tensors)
         shop.stepper.rate_scale = float(state.get("rate_scale", 1.0))
         if shop.stepper.loss_scale is not None and state.get("loss_scale"):
             shop.stepper.loss_scale.restore(state["loss_scale"])
-        return Progress.of(state, files.read_json(path / ck.METADATA) or {}), Monitor(state.get("health"))
+        progress = Progress.of(state, files.read_json(path / ck.METADATA) or {})
+        self._saved_step = progress.step
+        return progress, Monitor(state.get("health"))

@@ -11,6 +11,7 @@ import torch
 
 import dgsgpt
 from dgsgpt import files
+from dgsgpt.hardware import peak_flops
 
 if TYPE_CHECKING:
     from dgsgpt.data.prepare import Dataset
@@ -32,6 +33,15 @@ def peak_bytes(device: torch.device) -> int:
         return int(psutil.Process().memory_info()._asdict()["peak_wset"])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak) if platform.system() == "Darwin" else int(peak) * 1024
+
+
+def utilisation(device: torch.device, tokens_per_s: float, flops_per_token: int) -> dict[str, float]:
+    """`perf/mfu`: the model's own arithmetic as a share of the GPU's bfloat16 peak; nothing where that is not known.
+
+    Chowdhery et al. 2022 (PaLM), appendix B.
+    """
+    peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    return {} if peak is None else {"perf/mfu": tokens_per_s * flops_per_token / peak}
 
 
 def record_data(run_dir: Path, dataset: Dataset) -> None:

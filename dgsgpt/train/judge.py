@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 
+from dgsgpt.errors import DgsgptError
 from dgsgpt.evaluation import Evaluation, evaluate
 from dgsgpt.generation import generate
 from dgsgpt.train.precision import autocast
@@ -65,6 +66,9 @@ class Judge:
                     top_k=50,
                     seed=train.seed,
                 )
+        except DgsgptError as e:  # a prompt with characters that the text lacks, logits that are no numbers
+            self._reporter.event("health", step, name="sample", severity="warning", message=f"no sample: {e}")
+            return
         finally:
             model.train()
         self._reporter.event("sample", step, prompt=train.sample_prompt, text=text, seed=train.seed)

@@ -1,15 +1,44 @@
-"""How far a run has come, as its checkpoints keep it."""
+"""How far a run has come, as its checkpoints keep it, and what is due on its way."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
+from dgsgpt.config import TrainConfig
 from dgsgpt.evaluation import Evaluation
 
 RECENT = 100  # logged steps whose loss and rate a checkpoint tells
+
+
+class Agenda(NamedTuple):
+    """What is to be done once a step is made; where there is nothing (it is then false), nobody looks at it."""
+
+    logs: bool
+    validates: bool
+    samples: bool
+    saves: bool
+
+    @classmethod
+    def of(cls, step: int, train: TrainConfig, save_asked: bool = False) -> Self:
+        """After `step` (from 1) of `train`; the end of the run saves by itself."""
+        last = step == train.steps
+        validates = last or _due(step, train.eval_every)
+        return cls(
+            logs=validates or step == 1 or _due(step, train.log_every),
+            validates=validates,
+            samples=_due(step, train.sample_every),
+            saves=not last and (save_asked or _due(step, train.checkpoint_every)),
+        )
+
+    def __bool__(self) -> bool:
+        return any(self)
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
 
 
 @dataclass
@@ -30,9 +59,17 @@ class Progress:
         self.tokens += tokens
         self.train_time_s += seconds
 
-    def judged(self, result: Evaluation) -> None:
-        """The model has been validated at this step."""
+    def judged(self, result: Evaluation, counts: bool = True) -> None:
+        """The model has been validated at this step.
+
+        Args:
+            result: what came of it.
+            counts: false where it was not due by `train.eval_every`. A pause or a stop validates too, and must not
+                decide when the run ends.
+        """
         self.last_eval = (self.step, result)
+        if not counts:
+            return
         better = self.best_val is None or result.loss < self.best_val
         self.evals_without_gain = 0 if better else self.evals_without_gain + 1
         self.best_val = result.loss if better else self.best_val

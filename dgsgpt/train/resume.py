@@ -100,5 +100,5 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
 
 def compare_environments(then: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str | None:
     """One line on why the run cannot go on bit for bit here; None where it can."""
-    changed = [f"{name} {then[name]} -> {now[name]}" for name in now if then and then.get(name) != now[name]]
+    changed = [f"{name} {then[name]} -> {now[name]}" for name in now if then and then.get(name, now[name]) != now[name]]
     return f"not bit-exact from here on: {', '.join(changed)}" if changed else None

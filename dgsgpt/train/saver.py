@@ -80,7 +80,8 @@ class Saver:
         begun = time.perf_counter()
         path = write(model, optimizer)
         best = ck.best_of([i for i in ck.list_checkpoints(self._run) if i.complete])
-        ck.prune(path.parent, self._keep_last, [best.path] if best else [])
+        # Its own: the run may have gone back to before a damaged checkpoint, which looks newer and whole.
+        ck.prune(path.parent, self._keep_last, [path, *([best.path] if best else [])])
         seconds = time.perf_counter() - begun
         return Saved(path, step, best is not None and best.path == path, seconds, seconds if held is None else held)
 

@@ -14,11 +14,12 @@ from dgsgpt.hardware import detect
 from dgsgpt.runs import Run
 from dgsgpt.train.advice import is_out_of_memory, out_of_memory_advice, usable_memory
 from dgsgpt.train.archive import Archive
-from dgsgpt.train.describe import peak_bytes
+from dgsgpt.train.describe import peak_bytes, utilisation
 from dgsgpt.train.health import Monitor, Reading
 from dgsgpt.train.judge import Judge
-from dgsgpt.train.progress import Progress
+from dgsgpt.train.progress import Agenda, Progress
 from dgsgpt.train.report import Reporter, StopRequest, say
+from dgsgpt.train.settle import renew
 from dgsgpt.train.setup import open_workshop
 from dgsgpt.train.stepper import Figures, StepResult
 
@@ -81,6 +82,7 @@ class Session:
         self._done: str | None = None  # why the run ends before its last step
 
     def _set_up(self) -> None:
+        self.run_ = renew(self.run_)
         self.shop = open_workshop(self.run_, self.reporter)
         self.train, self.stepper = self.shop.train, self.shop.stepper
         self.judge = Judge(self.shop, self.reporter)
@@ -107,16 +109,21 @@ class Session:
         self.reporter.status(
             state="running", step=self.progress.step, message="training", elapsed_s=self.progress.train_time_s
         )
-        begun, first = time.monotonic(), self.progress.step
+        try:
+            return self._loop()
+        except Exception:
+            self.archive.close()
+            raise
+
+    def _loop(self) -> int:
+        begun, made = time.monotonic(), 0
         while self.progress.step < self.train.steps and self._done is None:
+            begun += self._pause()
             if self.stop.check():
                 return self._stopped()
-            begun += self._pause()
-            before = time.perf_counter()
-            result = self.stepper.step(self.progress.step)
-            self._count(time.perf_counter() - before)
-            self._after_step(result)
-            per_step = (time.monotonic() - begun) / max(1, self.progress.step - first)
+            self._step()
+            made += 1
+            per_step = (time.monotonic() - begun) / made
             self.reporter.status(
                 now=False,
                 step=self.progress.step,
@@ -127,25 +134,30 @@ class Session:
             )
         return self._finished()
 
+    def _step(self) -> None:
+        before = time.perf_counter()
+        result = self.stepper.step(self.progress.step)
+        agenda = Agenda.of(self.progress.step + 1, self.train, self.stop.save_asked())
+        if agenda:
+            self.stepper.wait()  # what follows would; the time is that of the steps
+        self._count(time.perf_counter() - before)
+        if not ((self.stepper.decides_here or agenda) and self._mend(result)):
+            self._follow(agenda, result)
+
     def _count(self, seconds: float) -> None:
         self.progress.count(seconds, self.config.tokens_per_step)
         self._log_time += seconds
         self._log_tokens += self.config.tokens_per_step
 
-    def _after_step(self, result: StepResult) -> None:
-        train, step = self.train, self.progress.step
-        last = step == train.steps
-        logs = last or step == 1 or _due(step, train.log_every)
-        if (self.stepper.decides_here or logs or _due(step, train.checkpoint_every)) and self._mend(result):
-            return
-        evaluated = last or _due(step, train.eval_every)
-        if evaluated:
+    def _follow(self, agenda: Agenda, result: StepResult) -> None:
+        """Do what is due after a step."""
+        if agenda.validates:
             self._judge()
-        if evaluated or logs:
-            self._log(result.read(), evaluated)
-        if _due(step, train.sample_every):
-            self.judge.sample(step)
-        if not last and self._done is None and (_due(step, train.checkpoint_every) or self.stop.save_asked()):
+        if agenda.logs:
+            self._log(result.read(), agenda.validates)
+        if agenda.samples:
+            self.judge.sample(self.progress.step)
+        if agenda.saves and self._done is None:
             self.save()
         self.archive.poll()
 
@@ -160,6 +172,7 @@ class Session:
             "grad_norm": figures.grad_norm,
             "perf/tokens_per_s": self._log_tokens / self._log_time,
             "mem/peak_bytes": peak_bytes(self.shop.device),
+            **utilisation(self.shop.device, self._log_tokens / self._log_time, self.shop.plan.flops_per_token),
             **figures.extra,
         }
         val = self.progress.judged_now
@@ -184,14 +197,13 @@ class Session:
     def _mend(self, result: StepResult) -> bool:
         """Deal with steps that were left out because they were not finite; True where the run went back."""
         skipped = self.stepper.skipped()
-        scale = self.stepper.loss_scale
-        if skipped and scale is not None and not scale.exhausted:
+        scale, loss_finite = self.stepper.loss_scale, bool(result.loss.isfinite())
+        if skipped and scale is not None and loss_finite and not scale.exhausted:
             return False  # float16: the scale was too large, which it has learned
         self._bad_in_row = self._bad_in_row + skipped if skipped and not bool(result.finite) else 0
         if not skipped:
             return False
-        what = "loss" if not bool(result.loss.isfinite()) else "gradient"
-        message = f"the {what} is not finite at step {self.progress.step}, the weights were left as they were"
+        message = result.blame(self.progress.step, self.stepper.updates.in_backward)
         policy, train = self.train.on_nonfinite, self.train
         advice = f"lower train.lr={train.lr:g} or lengthen train.schedule.warmup_steps={train.schedule.warmup_steps}"
         if policy == "stop" or self._bad_in_row >= MAX_BAD_STEPS:
@@ -223,17 +235,20 @@ class Session:
         return True
 
     # ------------------------------------------------------------ judging, saving, pausing and ending
-    def _judge(self) -> None:
-        """Validate, and end the run where the config says that this is enough."""
+    def _judge(self, due: bool = True) -> None:
+        """Validate; one that was due ends the run where the config says that this is enough."""
         result = self.judge.evaluate(self.progress.step)
-        if result is not None:
-            self.progress.judged(result)
+        if result is None:
+            self.progress.last_eval = None  # an older loss must not speak for these weights
+            return
+        self.progress.judged(result, due)
+        if due:
             self._done = self.judge.enough(self.progress)
 
     def save(self, whole_eval: Evaluation | None = None) -> None:
         """Save a checkpoint of this step, with a validation of its own, and discard the oldest beyond `keep_last`."""
         if self.progress.judged_now is None and self.train.eval_every > 0:
-            self._judge()
+            self._judge(due=False)
         self.reporter.status(message="saving")
         self.archive.save(self.progress, self.monitor, whole_eval)
 
@@ -248,6 +263,7 @@ class Session:
         self.reporter.status(message=message, paused=True)
         while self.stop.paused() and not self.stop.check():
             self.reporter.status(now=False)
+            self.stop.save_asked()  # there is one of this step
             time.sleep(PAUSE_POLL_S)
         self.reporter.event("continue", self.progress.step)
         self.reporter.status(message="training", paused=False)
@@ -282,7 +298,3 @@ class Session:
             message=f"finished: {self._done}" if self._done else "finished",
         )
         return 0
-
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0

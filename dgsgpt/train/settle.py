@@ -11,15 +11,17 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dgsgpt import files
 from dgsgpt.config import RunConfig, TrainConfig
 from dgsgpt.fitting import largest_micro_batch
 from dgsgpt.format import duration
 from dgsgpt.planner import plan
+from dgsgpt.runs import Run
 from dgsgpt.train.parallel import apply_gradient_checkpointing, compile_blocks, uncompile_blocks
 from dgsgpt.train.precision import autocast, has_native_bf16
 
@@ -36,6 +38,13 @@ GAIN = 1.05  # how much faster something must be to be chosen
 # Compiling takes 20 to 45 s on two CPU cores and makes steps 1.1 to 1.3 times as fast (`dgsgpt bench step`).
 LONG_RUN_S = 300.0
 
+# Settings that decide what is settled; `train.steps` does too, but a longer run shall go on as it began.
+ASKED = (
+    "precision", "weight_precision", "compile", "micro_batch_size", "grad_accum_steps", "fit_micro_batch",
+    "gradient_checkpointing", "device",
+)  # fmt: skip
+SETTLED, BEFORE = "settled", "settled_before"  # in run.json
+
 MakeBatches = Callable[[int], "Batches"]  # by micro-batch size
 
 
@@ -48,6 +57,7 @@ class Settled:
     micro_batch_size: int
     grad_accum_steps: int
     why: tuple[str, ...] = ()
+    asked: dict[str, Any] = field(default_factory=dict)  # the settings that this answers
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for `run.json`."""
@@ -55,14 +65,36 @@ class Settled:
 
     def applied(self, train: TrainConfig) -> TrainConfig:
         """The settings with every `auto` replaced."""
-        values = {k: v for k, v in asdict(self).items() if k != "why"}
+        values = {k: v for k, v in asdict(self).items() if k not in ("why", "asked")}
         return train.model_copy(update=values)
 
 
 def recall(facts: Mapping[str, Any]) -> Settled | None:
     """What was settled when the run began, from its `run.json`."""
-    found = facts.get("settled")
+    found = facts.get(SETTLED)
     return Settled(**{**found, "why": tuple(found["why"])}) if isinstance(found, dict) else None
+
+
+def renew(run: Run) -> Run:
+    """The run, without what was settled for other settings than it has now.
+
+    That is kept aside, and counts again when these settings come back: a run whose change was refused then goes on as
+    it began.
+    """
+    facts = files.read_json(run.path / "run.json") or {}
+    current, asked = facts.get(SETTLED), _asked(run.config.train)
+    if not isinstance(current, dict) or current.get("asked", asked) == asked:
+        return run
+    known = [*facts.get(BEFORE, []), current]
+    again = [settled for settled in known if settled["asked"] == asked]
+    facts = {k: v for k, v in facts.items() if k != SETTLED}
+    facts[BEFORE] = [settled for settled in known if settled["asked"] != asked]
+    files.write_json(run.path / "run.json", {**facts, SETTLED: again[0]} if again else facts)
+    return Run(run.path)
+
+
+def _asked(train: TrainConfig) -> dict[str, Any]:
+    return {name: getattr(train, name) for name in ASKED}
 
 
 def settle(config: RunConfig, model: GPT, make_batches: MakeBatches, device: torch.device, free_bytes: int) -> Settled:
@@ -77,7 +109,7 @@ def settle(config: RunConfig, model: GPT, make_batches: MakeBatches, device: tor
         settled = _settle_precision(settled, train, probe, device, short)
     if settled.compile == "auto":
         settled = _settle_compile(settled, train, probe, short)
-    return settled
+    return replace(settled, asked=_asked(train))
 
 
 # ---------------------------------------------------------------- precision
@@ -149,7 +181,8 @@ def _fit_micro_batch(
 
 def _runs(model: GPT, batches: Batches, device: torch.device, train: TrainConfig) -> bool:
     try:
-        _Probe(model, batches, device).once(train.precision)
+        with _unchanged_random(device):
+            _Probe(model, batches, device).once(train.precision)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         return False
@@ -168,15 +201,16 @@ class _Probe:
         """Seconds of one pass, to the end of what the device has been given."""
         x, y, documents = (None if t is None else t.to(self._device) for t in self._batch)
         begun = time.perf_counter()
-        with autocast(self._device, precision)():
-            out = self.model(x, y, documents=documents)
-        (out.loss + out.aux_loss).backward()
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        seconds = time.perf_counter() - begun
-        for p in self.model.parameters():
-            p.grad = None
-        return seconds
+        try:
+            with autocast(self._device, precision)():
+                out = self.model(x, y, documents=documents)
+            (out.loss + out.aux_loss).backward()
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)
+            return time.perf_counter() - begun
+        finally:  # also where memory ran out half-way
+            for p in self.model.parameters():
+                p.grad = None
 
     def time(self, precision: str) -> float:
         """Median seconds of a pass."""

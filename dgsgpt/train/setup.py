@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from dgsgpt import files
-from dgsgpt.config import RunConfig, TrainConfig
+from dgsgpt.config import TrainConfig
 from dgsgpt.data.loader import Batches
 from dgsgpt.data.prepare import Dataset, prepare
 from dgsgpt.data.tokenizer import Tokenizer
@@ -18,8 +18,9 @@ from dgsgpt.hardware import detect
 from dgsgpt.model import GPT
 from dgsgpt.model.fast_attention import use_fast_windows
 from dgsgpt.model.norm import compute_dtype
-from dgsgpt.planner import Plan, memory_of, plan
+from dgsgpt.planner import Plan, plan
 from dgsgpt.runs import Run
+from dgsgpt.train.advice import usable_memory
 from dgsgpt.train.describe import record_data
 from dgsgpt.train.optim import build_updates
 from dgsgpt.train.parallel import apply_gradient_checkpointing, compile_blocks
@@ -73,7 +74,9 @@ def open_workshop(run: Run, reporter: Reporter) -> Workshop:
     reporter.status(message="building the model")
     torch.manual_seed(config.train.seed)
     torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it
-    model = _build_model(config, dataset, device)
+    _check_vocabulary(run, dataset)
+    model = build_model(config.model, config.train.weight_precision, device)
+    apply_gradient_checkpointing(model, config.train.gradient_checkpointing)
 
     def make_batches(micro_batch_size: int) -> Batches:
         return Batches(
@@ -87,7 +90,7 @@ def open_workshop(run: Run, reporter: Reporter) -> Workshop:
     settled = recall(run.facts)
     if settled is None:
         reporter.status(message="finding the fastest way to compute here")
-        settled = settle(config, model, make_batches, device, memory_of(config, detect(run.path))[1])
+        settled = settle(config, model, make_batches, device, usable_memory(config, detect(run.path))[1])
         facts = files.read_json(run.path / "run.json") or {}
         files.write_json(run.path / "run.json", {**facts, "settled": settled.to_dict()})
     for sentence in settled.why:
@@ -98,6 +101,7 @@ def open_workshop(run: Run, reporter: Reporter) -> Workshop:
         problem = compile_blocks(model)
         if problem is not None:
             say(f"running without compilation: {problem}")
+            train = train.model_copy(update={"compile": "off"})
     updates = build_updates(model, train)
     stepper = Stepper(model, updates, make_batches(train.micro_batch_size), train, device)
     gc.collect()
@@ -105,15 +109,17 @@ def open_workshop(run: Run, reporter: Reporter) -> Workshop:
     return Workshop(train, device, plan(config, device.type), dataset, dataset.tokenizer, model, stepper, settled)
 
 
-def _build_model(config: RunConfig, dataset: Dataset, device: torch.device) -> GPT:
-    if config.model.vocab_size is not None and config.model.vocab_size < dataset.vocab_size:
+def _check_vocabulary(run: Run, dataset: Dataset) -> None:
+    given = run.config.model.vocab_size
+    if given is None or given >= dataset.vocab_size:
+        return
+    began_with = (run.facts.get("data") or {}).get("fingerprint")
+    if began_with not in (None, dataset.fingerprint):
         raise RunError(
-            f"model.vocab_size={config.model.vocab_size} is smaller than the tokenizer's "
-            f"{dataset.vocab_size}; set it to null"
+            f"data.corpus={run.config.data.corpus!r} has changed since the run began and has {dataset.vocab_size} "
+            f"characters now, the model knows {given}; put the old text back, or start a new run"
         )
-    model = build_model(config.model, config.train.weight_precision, device)
-    apply_gradient_checkpointing(model, config.train.gradient_checkpointing)
-    return model
+    raise RunError(f"model.vocab_size={given} is smaller than the tokenizer's {dataset.vocab_size}; set it to null")
 
 
 def _choose_attention(model: GPT, device: torch.device, train: TrainConfig, reporter: Reporter) -> None:

@@ -45,6 +45,17 @@ class StepResult:
     finite: Tensor  # [] bool
     router: list[RouterStats]
 
+    def blame(self, step: int, in_backward: bool) -> str:
+        """What was not finite at `step`, or in one before that nobody has looked at, and what became of the weights."""
+        kept = "the weights were left as they were"
+        if bool(self.finite):
+            return f"loss or gradient was not finite before step {step}, {kept}"
+        if not bool(self.loss.isfinite()):
+            return f"the loss is not finite at step {step}, {kept}"
+        if in_backward:
+            kept = "only weights whose gradients came before it were updated"
+        return f"the gradient is not finite at step {step}, {kept}"
+
     def read(self) -> Figures:
         """The figures."""
         norm = None if self.grad_norm is None else float(self.grad_norm)
@@ -104,13 +115,18 @@ class Stepper:
         if self.decides_here:
             if bool(finite):
                 self._update(router, None)
-            if self.loss_scale is not None:
+            if self.loss_scale is not None and bool(loss.isfinite()):  # the loss itself has no scale
                 self.loss_scale.update(bool(finite))
         else:
             self._update(router, (~finite).float())
         self._skipped += ~finite
         self.updates.zero_grad()
         return StepResult(loss, share * self.train.lr, norm, finite, router)
+
+    def wait(self) -> None:
+        """Let a GPU finish what it has been given, so that a clock read next has seen it all."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def skipped(self) -> int:
         """Steps since this was last asked that were not finite; waits for the device."""

@@ -96,4 +96,6 @@ def test_flex_sees_the_same_tokens(window: int, length: int) -> None:
 @pytest.mark.parametrize("group", [1, 4])
 def test_gpu_backends_agree_with_the_reference(backend: Backend, group: int) -> None:
     choice = choose(torch.device("cuda"), torch.bfloat16, 64, group, (backend,))
+    if "unexpected keyword" in choice.passed_over.get(backend.name, ""):
+        pytest.skip(f"torch {torch.__version__} has no windows in {backend.name}: {choice.passed_over}")
     assert choice.backend is backend, choice.passed_over

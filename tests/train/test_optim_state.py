@@ -131,6 +131,10 @@ def test_only_what_came_before_a_bad_gradient_is_applied() -> None:
 
 
 # ---------------------------------------------------------------- on a GPU
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@on_a_gpu
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -161,6 +165,7 @@ def test_a_gpu_skips_and_steps_without_being_waited_for(optimizer: str, precisio
     assert state() != before
 
 
+@on_a_gpu
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("optimizer", RULES)

@@ -14,6 +14,7 @@ import torch
 from dgsgpt import checkpoint as ck
 from dgsgpt import files, launch
 from dgsgpt.config import RunConfig
+from dgsgpt.data.prepare import resolve
 from dgsgpt.errors import RunError
 from dgsgpt.evaluation import evaluate
 from dgsgpt.metrics import METRICS, read_events, read_metrics
@@ -239,6 +240,15 @@ def test_a_changed_recipe_is_refused_until_it_is_allowed(make_config: Make, runs
     assert event["settings"] == {"train.lr": [0.003, 0.001], "train.weight_decay": [0.1, 0.0]}
 
 
+def test_a_text_with_new_characters_is_said_to_have_changed(make_config: Make, runs_dir: Path, tmp_path: Path) -> None:
+    text = tmp_path / "own.txt"
+    text.write_text("one two three four.\n" * 200)
+    run, _ = train(runs_dir, resolve(make_config(**{"data.corpus": str(text), "data.tokenizer.kind": "char"})), "a", 5)
+    text.write_text("five six seven eight nine!\n" * 200)
+    assert train(runs_dir, make_config(), "a")[1] == 2
+    assert "has changed since the run began" in str(run.status().error)
+
+
 def test_force_allows_one_change_only(make_config: Make, runs_dir: Path) -> None:
     run, _ = train(runs_dir, make_config(), "a", stop_at=5)
     (run.path / "config.yaml").write_text(make_config(**{"train.lr": 1e-3}).to_yaml())
@@ -371,7 +381,7 @@ def test_a_run_ends_when_validation_stops_improving(make_config: Make, runs_dir:
 
 
 class SaveAndPause(StopRequest):
-    """Asks for a checkpoint after step 3; pauses after step 6 for a few looks."""
+    """Asks for a checkpoint while step 3 is made; pauses after step 6 for a few looks."""
 
     def __init__(self, run: Run, session_step: Callable[[], int]) -> None:
         super().__init__(run.path)
@@ -386,7 +396,7 @@ class SaveAndPause(StopRequest):
         return False
 
     def save_asked(self) -> bool:
-        asked = self._step() == 3 and not self._asked
+        asked = self._step() == 2 and not self._asked
         self._asked = self._asked or asked
         return asked
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -174,9 +175,18 @@ def test_a_gpu_that_runs_out_of_memory_tries_less(make_config: Make, monkeypatch
     monkeypatch.setattr(module, "_Probe", Tight)
     monkeypatch.setattr(module, "largest_micro_batch", lambda *_: 12)
     monkeypatch.setattr("torch.cuda.empty_cache", lambda: None)
+    kept: list[torch.device] = []
+
+    @contextmanager
+    def unchanged_random(device: torch.device) -> Iterator[None]:
+        kept.append(device)
+        yield
+
+    monkeypatch.setattr(module, "_unchanged_random", unchanged_random)
     start = Settled("bf16", "off", 12, 1)
     settled = module._fit_micro_batch(start, config, None, lambda size: size, torch.device("cuda"), 2**30)  # type: ignore[arg-type]
     assert sizes == [12, 6, 4]
+    assert len(kept) == 3
     assert (settled.micro_batch_size, settled.grad_accum_steps) == (4, 3)
     assert settled.why[0].endswith("(tried in vain: 12, 6)")
 
