@@ -131,7 +131,7 @@ def small(
 
     `hover` is a d3 format for the value in the hover box; `dots` marks each point, for values measured now and then.
     """
-    figure = fig(palette, SMALL_HEIGHT, margin={"l": 36, "r": 6, "t": 6, "b": 18})
+    figure = fig(palette, SMALL_HEIGHT, margin={"l": 36, "r": 10, "t": 6, "b": 18})
     figure.add_trace(line(x, y, color, name, hovertemplate=f"%{{y:{hover}}}"))
     if dots:
         ring = {"size": 5, "color": palette["bg"], "line": {"color": color, "width": 1.4}}

@@ -30,8 +30,10 @@ def look_of(event: Event) -> tuple[str, Role]:
 
 
 def said(event: Event) -> str:
-    """A finding in words: its message, else its name."""
-    return str(event.get("message") or str(event.get("name") or "health event").replace("_", " ").capitalize())
+    """A finding as a sentence: its message, else its name."""
+    message = str(event.get("message") or str(event.get("name") or "health event").replace("_", " "))
+    named = "/" in message.split(" ", 1)[0]  # begins with the name of a metric, which has no capitals
+    return message if named else message[:1].upper() + message[1:]
 
 
 def recent_error(events: Sequence[Event], status: Status) -> Event | None:

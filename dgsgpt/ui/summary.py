@@ -149,9 +149,9 @@ def remedy_list(outlook: Outlook, machine: Hardware) -> None:
     if not found:
         return
     over = outlook.plan.total_bytes - outlook.free_bytes
-    enough = any(remedy.saved_bytes >= over for remedy in found)
+    enough = [remedy for remedy in found if remedy.saved_bytes >= over]
     _rule("To have room to spare" if over <= 0 else "To make it fit" if enough else "Helps, but not enough to fit")
-    for i, remedy in enumerate(found):
+    for i, remedy in enumerate(enough or found):
         share = remedy.saved_bytes / max(1, outlook.plan.total_bytes)
         price = "" if remedy.time_ratio is None else _time_change(remedy.time_ratio)
         with st.container(horizontal=True, vertical_alignment="center", gap="xsmall", wrap=False):

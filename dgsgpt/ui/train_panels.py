@@ -100,9 +100,11 @@ def runs_shown(shown: Shown, kept: int) -> None:
 
 
 def rate(shown: Shown) -> None:
-    """Learning rate over the planned schedule."""
+    """Learning rate over the planned schedule, and whether it was lowered when the run went back."""
     schedule = name_of(shown.config.train.schedule.kind)
-    atoms.head("Learning rate", fmt.lr(shown.metrics.last("lr")), schedule)
+    lowered = train_view.lowered(shown.metrics, shown.config.train)
+    plan = f"{schedule}, × {lowered:g} since it went back" if lowered else schedule
+    atoms.head("Learning rate", fmt.lr(shown.metrics.last("lr")), plan)
     figure = train_view.rate_chart(theme.palette(), shown.metrics, shown.color, shown.config)
     charts.show(figure, "train_lr", "Learning rate over steps, with the planned schedule")
 

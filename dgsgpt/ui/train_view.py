@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from dgsgpt import format as fmt
 from dgsgpt.checkpoint import CheckpointInfo
-from dgsgpt.config import RunConfig
+from dgsgpt.config import RunConfig, TrainConfig
 from dgsgpt.hardware import Hardware
 from dgsgpt.metrics import decimate, ema
 from dgsgpt.planner import Plan
@@ -24,6 +24,7 @@ from dgsgpt.ui.state import Metrics
 from dgsgpt.ui.theme import Palette, c
 
 SMALL_POINTS = 400
+LOWERED = 0.95  # share of the planned rate below which it is no rounding: going back halves it
 
 
 def span_of(step: int) -> int:
@@ -141,6 +142,14 @@ def rate_chart(palette: Palette, metrics: Metrics, color: str, config: RunConfig
     ticks = [0.0, top / 2, top] if floor < 0.4 * top else [0.0, top]
     figure.update_yaxes(tickvals=ticks, ticktext=[fmt.lr(v) for v in ticks], range=[-0.04 * top, 1.08 * top])
     return figure
+
+
+def lowered(metrics: Metrics, train: TrainConfig) -> float | None:
+    """By what the planned rates are multiplied since the run went back to a checkpoint; None where they are kept."""
+    steps, rates = columns(metrics.frame, "lr")
+    planned = learning_rate(int(steps[-1]) - 1, train) if len(steps) else 0.0
+    share = float(rates[-1]) / planned if planned > 0 else 1.0
+    return float(f"{share:.2g}") if share < LOWERED else None
 
 
 # ---------------------------------------------------------------- lists

@@ -195,8 +195,9 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 def idle(page: Page) -> None:
-    """Wait until the script of the page has run."""
+    """Wait until the script of the page has run, and the browser has loaded what draws each element."""
     expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning", timeout=30_000)
+    expect(page.get_by_test_id("stSkeleton")).to_have_count(0, timeout=30_000)
 
 
 def visit(page: Page, address: str) -> None:

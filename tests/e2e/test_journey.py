@@ -19,10 +19,9 @@ from dgsgpt.profiles import configs_dir
 from dgsgpt.runs import Run, list_runs
 from tests.e2e.conftest import Server, check_page, idle, open_page, visit
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(420)]
-
 PICTURES = os.environ.get("DGSGPT_SCREENSHOTS")
-PICTURE_HEIGHTS = {"train": 1360, "configure": 1760, "checkpoints": 860, "playground": 620, "home": 760}
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900 if PICTURES else 420)]
+PICTURE_HEIGHTS = {"train": 1266, "configure": 1790, "checkpoints": 860, "playground": 620, "home": 760}
 TOY = """
 data: {corpus: austen, tokenizer: {kind: byte}}
 model: {n_layer: 2, n_head: 2, n_embd: 32, block_size: 64}
@@ -107,13 +106,13 @@ def test_from_an_empty_folder_to_a_text(server: Server, page: Page) -> None:
     assert run.config.model.moe is not None
     assert run.config.model.window is not None
     assert (run.config.model.rope is None) == (not PICTURES)
-    expect(page.get_by_text("Running").first).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("Running").first).to_be_visible(timeout=240_000 if PICTURES else 60_000)
     page.wait_for_function(f"({CHART_POINTS})() >= 3", timeout=60_000)
     before = page.evaluate(CHART_POINTS)
     page.wait_for_function(f"({CHART_POINTS})() > {before}", timeout=60_000)
-    until(lambda: len(run.checkpoints()) >= 2)
+    until(lambda: len(run.checkpoints()) >= 2, 300 if PICTURES else 90)
     if PICTURES:
-        until(lambda: run.status().state == "finished", 300)
+        until(lambda: run.status().state == "finished", 600)
         expect(page.get_by_text("Finished").first).to_be_visible()
     else:
         page.get_by_role("button", name="Stop and save").click()

@@ -12,7 +12,6 @@ from streamlit.testing.v1 import AppTest
 from dgsgpt import files
 from dgsgpt.metrics import MetricsWriter
 from dgsgpt.supervise import PAUSE_FILE, SAVE_FILE
-from dgsgpt.ui.theme import palette
 from tests.pages.conftest import OpenPage, button, html_of, labels
 from tests.run_factory import config, log_steps, make_run, write_status
 
@@ -206,19 +205,6 @@ def test_what_auto_chose_is_told_with_its_reasons(open_page: OpenPage, runs_dir:
         assert part in shown
 
 
-def test_a_severe_finding_stands_on_top_and_is_marked_in_red(open_page: OpenPage, runs_dir: Path) -> None:
-    run = make_run(runs_dir, "now", "running", 300)
-    writer = MetricsWriter(run.path)
-    writer.event("health", 150, name="loss_spike", severity="warning", message="loss 4.2, usually 3.0")
-    writer.event("health", 290, name="nonfinite", severity="error", message="loss is not finite")
-    app = open_page("train")
-    shown = html_of(app)
-    assert shown.count("loss is not finite") == 2
-    assert shown.count("loss 4.2, usually 3.0") == 1
-    (row,) = [trace for trace in loss_figure(app)["data"] if trace.get("name") == "health"]
-    assert row["marker"]["color"] == [palette()["warn"], palette()["bad"]]
-
-
 @pytest.mark.parametrize("state", ["stopped", "failed", "lost"])
 def test_ended_run_can_be_resumed_from_its_checkpoint(
     open_page: OpenPage, runs_dir: Path, monkeypatch: pytest.MonkeyPatch, state: str
@@ -248,24 +234,6 @@ def test_failed_run_shows_cause_and_log_as_text(open_page: OpenPage, runs_dir: P
     assert "Nothing was saved: it starts again." in shown
     assert [c.value for c in app.code] == ["RuntimeError: ![x](http://elsewhere/x.png)"] * 2
     assert "Start again" in labels(app)
-
-
-def test_damaged_metric_lines_are_counted(open_page: OpenPage, runs_dir: Path) -> None:
-    run = make_run(runs_dir, "now", "stopped", 300)
-    with (run.path / "metrics.jsonl").open("ab") as f:
-        f.write(
-            b'\x00\x00\xff\n{"step": "x"}\n{"step": 310, "loss/train": 2'
-        )  # the torn last line may still be completed
-    assert "2\u00a0damaged lines" in html_of(open_page("train"))
-
-
-def test_health_events_are_listed_as_text(open_page: OpenPage, runs_dir: Path) -> None:
-    run = make_run(runs_dir, "now", "stopped", 300)
-    MetricsWriter(run.path).event("health", 140, message="loss/train is not finite <b>")
-    app = open_page("train")
-    assert "loss/train is not finite &lt;b&gt;" in html_of(app)
-    (row,) = [trace for trace in loss_figure(app)["data"] if trace.get("name") == "health"]
-    assert "&lt;b&gt;" in row["text"][0]
 
 
 def test_samples_are_text(open_page: OpenPage, runs_dir: Path) -> None:

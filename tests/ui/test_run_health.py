@@ -23,7 +23,7 @@ def shown(rows: list[Any]) -> str:
 def test_findings_are_listed_newest_first_with_their_severity() -> None:
     events = [finding(n, message=f"number {n}") for n in range(9)] + [{"kind": "sample", "step": 99}]
     rows = health.rows(events, 0)
-    assert [f"number {n}" in shown([row]) for row, n in zip(rows, range(8, 2, -1), strict=True)] == [True] * 6
+    assert [f"Number {n}" in shown([row]) for row, n in zip(rows, range(8, 2, -1), strict=True)] == [True] * 6
     for severity, glyph in (("error", "✕"), ("warning", "▲"), ("info", "✓"), (None, "▲"), ("unheard of", "▲")):
         assert glyph in shown(health.rows([finding(1, severity)], 0)[:1])
 
@@ -31,6 +31,14 @@ def test_findings_are_listed_newest_first_with_their_severity() -> None:
 def test_a_finding_without_message_goes_by_its_name() -> None:
     assert "Loss spike" in shown(health.rows([finding(1, name="loss_spike")], 0))
     assert "&lt;b&gt;" in shown(health.rows([finding(1, message="<b>")], 0))
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [("the loss is not finite", "The loss is not finite"), ("perf/x is not finite", "perf/x is not finite")],
+)
+def test_a_finding_begins_as_a_sentence_but_for_the_name_of_a_metric(message: str, expected: str) -> None:
+    assert health.said(finding(1, message=message)) == expected
 
 
 @pytest.mark.parametrize(
