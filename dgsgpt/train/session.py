@@ -230,7 +230,7 @@ class Session:
         self.stepper.rate_scale = rate
         self.reporter.event(
             "health", self.progress.step, name="rollback", severity="error", superseded_lines=dropped,
-            message=f"{message}: back to {path.name}, learning rates times {rate:g} from here",
+            message=f"{message}: back to step {self.progress.step}, learning rates times {rate:g} from here",
         )  # fmt: skip
         return True
 
