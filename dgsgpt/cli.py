@@ -421,7 +421,7 @@ def bench(
         _print_json(BENCHMARKS) if as_json else click.echo("\n".join(lines))
         return
     check_name(name)  # before torch is loaded
-    own = {"--text": text, "--target": target, "--repeats": repeats}
+    own: dict[str, object] = {"--text": text, "--target": target, "--repeats": repeats}
     foreign = [option for option, value in own.items() if value is not None and name != "speedrun"]
     if foreign:
         raise click.UsageError(f"{foreign[0]} is for the benchmark speedrun only, not for {name}")
@@ -433,6 +433,7 @@ def bench(
     from benchmarks.record import record as record_report
 
     given = ["--device", device, *(["--seconds", f"{seconds:g}"] if seconds is not None else [])]
+    own["--text"] = text and text.name  # the rest of the path is nobody's business in a record
     given = [word for option, value in own.items() if value is not None for word in (option, str(value))] or given
     command = ["dgsgpt", "bench", name, *given, *(["--quick"] if quick else [])]
     show: Callable[[str], None] = (lambda line: None) if as_json else click.echo
