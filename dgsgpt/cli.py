@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dgsgpt import __version__
+from dgsgpt.bench_command import bench, json_option, print_json
 from dgsgpt.errors import ConfigError, DgsgptError
 
 if TYPE_CHECKING:
@@ -60,14 +60,9 @@ def _runs_dir(command: Callable[..., Any]) -> Callable[..., Any]:
     return with_root
 
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 _set = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting, e.g. model.n_layer=6."
 )
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False))
 
 
 # ---------------------------------------------------------------- dashboard
@@ -93,7 +88,7 @@ def dashboard(root: Path, port: int, demo: bool, open_browser: bool | None) -> N
 @_set
 @click.option("--run-id", help="Name of the run (default: made from the config).")
 @click.option("--detach", is_flag=True, help="Start in the background and return.")
-@_json
+@json_option
 @_runs_dir
 def train(
     root: Path, config: Path, overrides: tuple[str, ...], run_id: str | None, detach: bool, as_json: bool
@@ -113,7 +108,7 @@ def train(
 @click.option("--detach", is_flag=True, help="Go on in the background and return.")
 @_set
 @click.option("--force", is_flag=True, help="Go on although config, data or tokenizer are not as they were.")
-@_json
+@json_option
 @_runs_dir
 def resume(root: Path, run: str, detach: bool, overrides: tuple[str, ...], force: bool, as_json: bool) -> None:
     """Go on with RUN from its newest valid checkpoint, or at once if it is paused.
@@ -126,7 +121,7 @@ def resume(root: Path, run: str, detach: bool, overrides: tuple[str, ...], force
     found = open_run(root, run)
     if found.status().paused:
         launch.continue_run(found)
-        _print_json(console.run_summary(found)) if as_json else click.echo(f"{found.id} goes on")
+        print_json(console.run_summary(found)) if as_json else click.echo(f"{found.id} goes on")
         return
     _go(launch.change_recipe(found, overrides, force), detach, as_json)
 
@@ -144,7 +139,7 @@ def _go(run: Any, detach: bool, as_json: bool) -> None:
     else:
         code = console.follow(run, quiet=as_json)
     if as_json:
-        _print_json(console.run_summary(run))
+        print_json(console.run_summary(run))
     sys.exit(code)
 
 
@@ -152,7 +147,7 @@ def _go(run: Any, detach: bool, as_json: bool) -> None:
 @click.argument("run")
 @click.option("--wait/--no-wait", default=True, help="Wait until it has saved and ended.")
 @click.option("--force", is_flag=True, help="Kill it at once; steps since the last checkpoint are lost.")
-@_json
+@json_option
 @_runs_dir
 def stop(root: Path, run: str, wait: bool, force: bool, as_json: bool) -> None:
     """Let RUN finish its step, save and end."""
@@ -167,7 +162,7 @@ def stop(root: Path, run: str, wait: bool, force: bool, as_json: bool) -> None:
     if wait:
         launch.wait_run(found, timeout_s=None)
     if as_json:
-        _print_json(console.run_summary(found))
+        print_json(console.run_summary(found))
     else:
         status = found.status()
         click.echo(
@@ -178,7 +173,7 @@ def stop(root: Path, run: str, wait: bool, force: bool, as_json: bool) -> None:
 
 @main.command()
 @click.argument("run")
-@_json
+@json_option
 @_runs_dir
 def pause(root: Path, run: str, as_json: bool) -> None:
     """Let RUN finish its step, save and wait, keeping its memory; `dgsgpt resume` lets it go on."""
@@ -187,12 +182,12 @@ def pause(root: Path, run: str, as_json: bool) -> None:
 
     found = open_run(root, run)
     launch.pause_run(found)
-    _print_json(console.run_summary(found)) if as_json else click.echo(f"{found.id} pauses after its step")
+    print_json(console.run_summary(found)) if as_json else click.echo(f"{found.id} pauses after its step")
 
 
 @main.command()
 @click.argument("run")
-@_json
+@json_option
 @_runs_dir
 def save(root: Path, run: str, as_json: bool) -> None:
     """Let RUN save a checkpoint after its step and go on."""
@@ -201,11 +196,11 @@ def save(root: Path, run: str, as_json: bool) -> None:
 
     found = open_run(root, run)
     launch.save_now(found)
-    _print_json(console.run_summary(found)) if as_json else click.echo(f"{found.id} saves after its step")
+    print_json(console.run_summary(found)) if as_json else click.echo(f"{found.id} saves after its step")
 
 
 @main.command()
-@_json
+@json_option
 @_runs_dir
 def runs(root: Path, as_json: bool) -> None:
     """List all runs, the newest first."""
@@ -214,7 +209,7 @@ def runs(root: Path, as_json: bool) -> None:
 
     found = [console.run_summary(r) for r in list_runs(root)]
     if as_json:
-        _print_json(found)
+        print_json(found)
     elif not found:
         click.echo(f"no runs in {root} yet; start one with `dgsgpt train configs/demo.yaml`")
     else:
@@ -225,7 +220,7 @@ def runs(root: Path, as_json: bool) -> None:
 
 @main.command()
 @click.argument("run", required=False)
-@_json
+@json_option
 @_runs_dir
 def checkpoints(root: Path, run: str | None, as_json: bool) -> None:
     """List checkpoints of RUN, or of all runs."""
@@ -235,7 +230,7 @@ def checkpoints(root: Path, run: str | None, as_json: bool) -> None:
 
     found = list_checkpoints(open_run(root, run) if run else root)
     if as_json:
-        _print_json([{"path": str(c.path), "problem": c.problem, **c.metadata} for c in found])
+        print_json([{"path": str(c.path), "problem": c.problem, **c.metadata} for c in found])
     elif not found:
         click.echo("no checkpoints yet")
     else:
@@ -253,7 +248,7 @@ def checkpoints(root: Path, run: str | None, as_json: bool) -> None:
     metavar="FILE",
     help="Write the config, changed so that it fits what is free, to a new FILE.",
 )
-@_json
+@json_option
 def plan(config: str, overrides: tuple[str, ...], fit_file: Path | None, as_json: bool) -> None:
     """Say what CONFIG, a file or profile cpu, low, medium, high or auto, costs, and whether it fits what is free."""
     from dgsgpt import console, hardware, planner
@@ -262,7 +257,7 @@ def plan(config: str, overrides: tuple[str, ...], fit_file: Path | None, as_json
     loaded, source = _config_or_profile(config, overrides, machine)
     report = planner.report(loaded, machine)
     if as_json:
-        _print_json(report)
+        print_json(report)
     else:
         console.print_plan(loaded, report, machine, source)
     if fit_file is not None:
@@ -301,7 +296,7 @@ def _config_or_profile(name: str, overrides: tuple[str, ...], machine: Hardware)
 )
 @click.option("--vocab-size", default=4096, show_default=True, help="Vocabulary that bpe learns.")
 @click.option("--val-fraction", default=0.1, show_default=True, help="Share kept for validation, from the end.")
-@_json
+@json_option
 def prepare(corpus: str, kind: str, vocab_size: int, val_fraction: float, as_json: bool) -> None:
     """Turn CORPUS (austen, plays or a text file) into token files."""
     from dgsgpt import console
@@ -313,7 +308,7 @@ def prepare(corpus: str, kind: str, vocab_size: int, val_fraction: float, as_jso
     with console.progress(quiet=as_json) as report:
         dataset = prepare_data(data, block_size=1, progress=report)
     if as_json:
-        _print_json({"id": dataset.id, "path": str(dataset.path), **dataset.meta})
+        print_json({"id": dataset.id, "path": str(dataset.path), **dataset.meta})
     else:
         console.print_dataset(dataset)
 
@@ -328,7 +323,7 @@ def prepare(corpus: str, kind: str, vocab_size: int, val_fraction: float, as_jso
 @click.option("--top-p", type=float, help="Choose among the likeliest tokens that hold this share of probability.")
 @click.option("--seed", type=int, help="Same seed, same text.")
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
-@_json
+@json_option
 @_runs_dir
 def sample(root: Path, checkpoint: str, prompt: str, device: str, as_json: bool, **sampling: Any) -> None:
     """Continue a prompt with CHECKPOINT (a directory, RUN or RUN@STEP)."""
@@ -339,7 +334,7 @@ def sample(root: Path, checkpoint: str, prompt: str, device: str, as_json: bool,
     pieces = stream(opened.model, opened.tokenizer, prompt, **sampling)
     if as_json:
         text = "".join(pieces)
-        _print_json({"text": text, "tokens": pieces.stats.tokens, "tokens_per_s": pieces.stats.tokens_per_s})
+        print_json({"text": text, "tokens": pieces.stats.tokens, "tokens_per_s": pieces.stats.tokens_per_s})
         return
     click.echo(prompt, nl=False)
     for piece in pieces:
@@ -358,7 +353,7 @@ def sample(root: Path, checkpoint: str, prompt: str, device: str, as_json: bool,
     help="Stretch rotary positions from the trained context to --context; nothing is retrained.",
 )
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
-@_json
+@json_option
 @_runs_dir
 def evaluate(
     root: Path, checkpoint: str, text: Path | None, corpus: str | None, context: int | None, rope_scaling: str | None,
@@ -389,80 +384,18 @@ def evaluate(
             on_batch=lambda done, total: report(f"evaluating {what}", done / total),
         )  # fmt: skip
     if as_json:
-        _print_json({**result.to_dict(), "context": window})
+        print_json({**result.to_dict(), "context": window})
     else:
         click.echo(f"{what}: loss {result.loss:.4f}, perplexity {result.ppl:.2f}, {result.bpb:.4f} bits per byte "
                    f"over {result.tokens:,} tokens, {result.bytes:,} bytes, context {window:,}")  # fmt: skip
 
 
 # ---------------------------------------------------------------- measuring
-@main.command()
-@click.argument("name", required=False)
-@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
-@click.option(
-    "--seconds", type=click.FloatRange(0, 3600), help="Measuring time of each pair (default: 20; 0.05 with --quick)."
-)
-@click.option("--quick", is_flag=True, help="Tiny shapes: shows that it runs, the figures mean nothing.")
-@click.option("--record/--no-record", default=False, show_default=True, help="Add the result to benchmarks/results.")
-@click.option("--text", type=click.Path(path_type=Path), help="speedrun: train on the characters of this file.")
-@click.option("--target", type=float, metavar="LOSS", help="speedrun: train to this loss, without the baseline.")
-@click.option("--repeats", type=click.IntRange(1, 100), help="speedrun: how often each side is run (default: 2).")
-@_json
-def bench(
-    name: str | None, device: str, seconds: float | None, quick: bool, record: bool, text: Path | None,
-    target: float | None, repeats: int | None, as_json: bool,
-) -> None:  # fmt: skip
-    """Measure benchmark NAME, its sides in turn in one run; without NAME, list the benchmarks."""
-    _find_benchmarks()
-    from benchmarks.catalog import BENCHMARKS, check_name
-
-    if name is None:
-        lines = [f"{known:12}{sentence}" for known, sentence in BENCHMARKS.items()]
-        _print_json(BENCHMARKS) if as_json else click.echo("\n".join(lines))
-        return
-    check_name(name)  # before torch is loaded
-    own: dict[str, object] = {"--text": text, "--target": target, "--repeats": repeats}
-    foreign = [option for option, value in own.items() if value is not None and name != "speedrun"]
-    if foreign:
-        raise click.UsageError(f"{foreign[0]} is for the benchmark speedrun only, not for {name}")
-    if name == "speedrun" and text is None:
-        raise DgsgptError("bench speedrun: --text FILE is missing: give the text file whose characters are learned")
-    if target is not None and not 0 < target < 100:
-        raise DgsgptError(f"--target {target:g} must be a loss above 0 and below 100 nats per character")
-    from benchmarks.command import run_benchmark, run_speedrun
-    from benchmarks.record import record as record_report
-
-    given = ["--device", device, *(["--seconds", f"{seconds:g}"] if seconds is not None else [])]
-    own["--text"] = text and text.name  # the rest of the path is nobody's business in a record
-    given = [word for option, value in own.items() if value is not None for word in (option, str(value))] or given
-    command = ["dgsgpt", "bench", name, *given, *(["--quick"] if quick else [])]
-    show: Callable[[str], None] = (lambda line: None) if as_json else click.echo
-    if text is not None:
-        report, printed = run_speedrun(
-            text, target=target, repeats=repeats or 2, quick=quick, command=command, show=show
-        )
-    else:
-        report = printed = run_benchmark(
-            name, device=device, seconds=(0.05 if quick else 20.0) if seconds is None else seconds, quick=quick,
-            command=command, show=show,
-        )  # fmt: skip
-    if as_json:
-        _print_json(printed)
-    if record:
-        click.echo(f"recorded in {record_report(report)}", err=True)
-
-
-def _find_benchmarks() -> None:
-    """Make the package `benchmarks` importable, which only a checkout of the sources has."""
-    root = Path(__file__).parent.parent
-    if not (root / "pyproject.toml").is_file() or not (root / "benchmarks" / "catalog.py").is_file():
-        raise DgsgptError("this installation has no benchmarks; run `dgsgpt bench` from a checkout of the sources")
-    if sys.path[0] != str(root):  # first, before a package of that name elsewhere
-        sys.path.insert(0, str(root))
+main.add_command(bench)
 
 
 @main.command()
-@_json
+@json_option
 @_runs_dir
 def doctor(root: Path, as_json: bool) -> None:
     """Say what this machine offers and what is missing."""
@@ -470,7 +403,7 @@ def doctor(root: Path, as_json: bool) -> None:
 
     report = console.diagnose(root)
     if as_json:
-        _print_json(report)
+        print_json(report)
     else:
         for key, value in report.items():
             click.echo(f"{key:14}{value}")

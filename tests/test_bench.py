@@ -227,7 +227,7 @@ def test_a_users_error_is_one_line_and_exit_code_2(arguments: list[str], message
 
 
 def test_an_installation_without_benchmarks_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("dgsgpt.cli.__file__", str(tmp_path / "dgsgpt" / "cli.py"))
+    monkeypatch.setattr("dgsgpt.bench_command.__file__", str(tmp_path / "dgsgpt" / "cli.py"))
     result = bench("attention")
     assert result.exit_code == 2
     assert "checkout" in result.stderr
