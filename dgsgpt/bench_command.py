@@ -1,23 +1,15 @@
-"""`dgsgpt bench`, and how every command prints JSON; heavy imports happen inside the command."""
+"""`dgsgpt bench`; heavy imports happen inside the command."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
+from dgsgpt.cli_options import json_option, print_json
 from dgsgpt.errors import DgsgptError
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
-
-
-def print_json(value: Any) -> None:
-    """One line of JSON on stdout."""
-    click.echo(json.dumps(value, ensure_ascii=False))
 
 
 @click.command()

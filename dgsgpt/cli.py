@@ -5,20 +5,21 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dgsgpt import __version__
-from dgsgpt.bench_command import bench, json_option, print_json
+from dgsgpt.bench_command import bench
+from dgsgpt.cli_options import json_option, print_json, runs_dir_option, set_option
 from dgsgpt.errors import ConfigError, DgsgptError
 
 if TYPE_CHECKING:
     from dgsgpt.config import RunConfig
     from dgsgpt.fitting import Fitted
     from dgsgpt.hardware import Hardware
+    from dgsgpt.runs import Run
 
 
 class _Group(click.Group):
@@ -47,24 +48,6 @@ def main() -> None:
     """
 
 
-def _runs_dir(command: Callable[..., Any]) -> Callable[..., Any]:
-    @click.option(
-        "--runs-dir", type=click.Path(path_type=Path), help="Where runs live (default: $DGSGPT_RUNS, else ./runs)."
-    )
-    @wraps(command)
-    def with_root(*args: Any, runs_dir: Path | None, **kwargs: Any) -> Any:
-        from dgsgpt.runs import runs_root
-
-        return command(*args, root=runs_root(runs_dir), **kwargs)
-
-    return with_root
-
-
-_set = click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting, e.g. model.n_layer=6."
-)
-
-
 # ---------------------------------------------------------------- dashboard
 @main.command()
 @click.option("--port", default=8501, show_default=True, type=click.IntRange(1, 65535), help="Port on 127.0.0.1.")
@@ -74,7 +57,7 @@ _set = click.option(
 @click.option(
     "--open/--no-open", "open_browser", default=None, help="Open a browser (default: when there is a screen)."
 )
-@_runs_dir
+@runs_dir_option
 def dashboard(root: Path, port: int, demo: bool, open_browser: bool | None) -> None:
     """Serve the dashboard on this machine's own address."""
     from dgsgpt.serve import serve_dashboard
@@ -85,11 +68,11 @@ def dashboard(root: Path, port: int, demo: bool, open_browser: bool | None) -> N
 # ---------------------------------------------------------------- training
 @main.command()
 @click.argument("config", type=click.Path(path_type=Path))
-@_set
+@set_option
 @click.option("--run-id", help="Name of the run (default: made from the config).")
 @click.option("--detach", is_flag=True, help="Start in the background and return.")
 @json_option
-@_runs_dir
+@runs_dir_option
 def train(
     root: Path, config: Path, overrides: tuple[str, ...], run_id: str | None, detach: bool, as_json: bool
 ) -> None:
@@ -106,10 +89,10 @@ def train(
 @main.command()
 @click.argument("run")
 @click.option("--detach", is_flag=True, help="Go on in the background and return.")
-@_set
+@set_option
 @click.option("--force", is_flag=True, help="Go on although config, data or tokenizer are not as they were.")
 @json_option
-@_runs_dir
+@runs_dir_option
 def resume(root: Path, run: str, detach: bool, overrides: tuple[str, ...], force: bool, as_json: bool) -> None:
     """Go on with RUN from its newest valid checkpoint, or at once if it is paused.
 
@@ -148,7 +131,7 @@ def _go(run: Any, detach: bool, as_json: bool) -> None:
 @click.option("--wait/--no-wait", default=True, help="Wait until it has saved and ended.")
 @click.option("--force", is_flag=True, help="Kill it at once; steps since the last checkpoint are lost.")
 @json_option
-@_runs_dir
+@runs_dir_option
 def stop(root: Path, run: str, wait: bool, force: bool, as_json: bool) -> None:
     """Let RUN finish its step, save and end."""
     from dgsgpt import console, launch
@@ -174,34 +157,38 @@ def stop(root: Path, run: str, wait: bool, force: bool, as_json: bool) -> None:
 @main.command()
 @click.argument("run")
 @json_option
-@_runs_dir
+@runs_dir_option
 def pause(root: Path, run: str, as_json: bool) -> None:
     """Let RUN finish its step, save and wait, keeping its memory; `dgsgpt resume` lets it go on."""
-    from dgsgpt import console, launch
-    from dgsgpt.runs import open_run
+    from dgsgpt.launch import pause_run
 
-    found = open_run(root, run)
-    launch.pause_run(found)
-    print_json(console.run_summary(found)) if as_json else click.echo(f"{found.id} pauses after its step")
+    _request(root, run, pause_run, "pauses after its step", as_json)
 
 
 @main.command()
 @click.argument("run")
 @json_option
-@_runs_dir
+@runs_dir_option
 def save(root: Path, run: str, as_json: bool) -> None:
     """Let RUN save a checkpoint after its step and go on."""
-    from dgsgpt import console, launch
+    from dgsgpt.launch import save_now
+
+    _request(root, run, save_now, "saves after its step", as_json)
+
+
+def _request(root: Path, run: str, ask: Callable[[Run], None], answer: str, as_json: bool) -> None:
+    """Ask something of a live run, and say what it will do."""
+    from dgsgpt import console
     from dgsgpt.runs import open_run
 
     found = open_run(root, run)
-    launch.save_now(found)
-    print_json(console.run_summary(found)) if as_json else click.echo(f"{found.id} saves after its step")
+    ask(found)
+    print_json(console.run_summary(found)) if as_json else click.echo(f"{found.id} {answer}")
 
 
 @main.command()
 @json_option
-@_runs_dir
+@runs_dir_option
 def runs(root: Path, as_json: bool) -> None:
     """List all runs, the newest first."""
     from dgsgpt import console
@@ -221,7 +208,7 @@ def runs(root: Path, as_json: bool) -> None:
 @main.command()
 @click.argument("run", required=False)
 @json_option
-@_runs_dir
+@runs_dir_option
 def checkpoints(root: Path, run: str | None, as_json: bool) -> None:
     """List checkpoints of RUN, or of all runs."""
     from dgsgpt import console
@@ -240,7 +227,7 @@ def checkpoints(root: Path, run: str | None, as_json: bool) -> None:
 # ---------------------------------------------------------------- planning and data
 @main.command()
 @click.argument("config")
-@_set
+@set_option
 @click.option(
     "--fit",
     "fit_file",
@@ -324,7 +311,7 @@ def prepare(corpus: str, kind: str, vocab_size: int, val_fraction: float, as_jso
 @click.option("--seed", type=int, help="Same seed, same text.")
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
 @json_option
-@_runs_dir
+@runs_dir_option
 def sample(root: Path, checkpoint: str, prompt: str, device: str, as_json: bool, **sampling: Any) -> None:
     """Continue a prompt with CHECKPOINT (a directory, RUN or RUN@STEP)."""
     from dgsgpt.checkpoint import find_checkpoint, load_checkpoint
@@ -354,7 +341,7 @@ def sample(root: Path, checkpoint: str, prompt: str, device: str, as_json: bool,
 )
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
 @json_option
-@_runs_dir
+@runs_dir_option
 def evaluate(
     root: Path, checkpoint: str, text: Path | None, corpus: str | None, context: int | None, rope_scaling: str | None,
     device: str, as_json: bool,
@@ -396,7 +383,7 @@ main.add_command(bench)
 
 @main.command()
 @json_option
-@_runs_dir
+@runs_dir_option
 def doctor(root: Path, as_json: bool) -> None:
     """Say what this machine offers and what is missing."""
     from dgsgpt import console

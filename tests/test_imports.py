@@ -25,7 +25,7 @@ LAYERS: list[set[str]] = [
     {"supervise", "launch", "checkpoint"},
     {"generation", "evaluation"},
     {"train"},
-    {"bench_command", "console", "serve", "ui"},
+    {"bench_command", "cli_options", "console", "serve", "ui"},
     {"cli"},
 ]
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}

@@ -129,16 +129,21 @@ def damage(path: Path) -> None:
     (path / ck.MODEL).write_bytes(data)
 
 
-def test_a_stop_on_the_step_of_a_damaged_checkpoint_saves_it_anew(make_config: Make, runs_dir: Path) -> None:
+def damaged_after_step_10(make_config: Make, runs_dir: Path) -> Run:
+    """A run with a whole checkpoint of step 10 and a damaged one of step 15."""
     config = make_config(**{"train.keep_last": 1, "train.eval_every": 0})
     run, _ = train(runs_dir, config, "a", stop_at=10)
-    kept = run.checkpoints()[0]
-    aside = run.path / "aside"
-    kept.rename(aside)
+    kept, aside = run.checkpoints()[0], run.path / "aside"
+    kept.rename(aside)  # out of the way of `keep_last`
     train(runs_dir, config, "a", stop_at=15)
     damage(run.checkpoints()[-1])
     aside.rename(kept)
-    train(runs_dir, config, "a", stop_at=5)
+    return run
+
+
+def test_a_stop_on_the_step_of_a_damaged_checkpoint_saves_it_anew(make_config: Make, runs_dir: Path) -> None:
+    run = damaged_after_step_10(make_config, runs_dir)
+    train(runs_dir, run.config, "a", stop_at=5)
     path, problems = ck.newest_valid(run)
     assert path is not None
     assert path.name == "step_00000015"
@@ -146,14 +151,8 @@ def test_a_stop_on_the_step_of_a_damaged_checkpoint_saves_it_anew(make_config: M
 
 
 def test_a_checkpoint_is_saved_and_kept_where_a_damaged_one_looks_newer(make_config: Make, runs_dir: Path) -> None:
-    config = make_config(**{"train.keep_last": 1, "train.eval_every": 0})
-    run, _ = train(runs_dir, config, "a", stop_at=10)
-    kept, aside = run.checkpoints()[0], run.path / "aside"
-    kept.rename(aside)
-    train(runs_dir, config, "a", stop_at=15)
-    damage(run.checkpoints()[-1])
-    aside.rename(kept)
-    train(runs_dir, config, "a", stop_at=3)
+    run = damaged_after_step_10(make_config, runs_dir)
+    train(runs_dir, run.config, "a", stop_at=3)
     path, _ = ck.newest_valid(run)
     assert path is not None
     assert path.name == "step_00000013"

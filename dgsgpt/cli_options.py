@@ -1,0 +1,38 @@
+"""Options that several commands share, and how they print JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+
+
+def print_json(value: Any) -> None:
+    """One line of JSON on stdout."""
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def runs_dir_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--runs-dir`; the command is given the resolved folder as `root`."""
+
+    @click.option(
+        "--runs-dir", type=click.Path(path_type=Path), help="Where runs live (default: $DGSGPT_RUNS, else ./runs)."
+    )
+    @wraps(command)
+    def with_root(*args: Any, runs_dir: Path | None, **kwargs: Any) -> Any:
+        from dgsgpt.runs import runs_root
+
+        return command(*args, root=runs_root(runs_dir), **kwargs)
+
+    return with_root
+
+
+set_option = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting, e.g. model.n_layer=6."
+)
