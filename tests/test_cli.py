@@ -83,7 +83,7 @@ def test_detach_stop_and_resume(config_file: Path, runs_dir: Path) -> None:
     started = as_json("train", config_file, "--run-id", "d", "--detach", "--set", "train.steps=1000000")
     assert started["state"] in ("starting", "running")
     run = Run(runs_dir / "d")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while run.status().step < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     stopped = as_json("stop", "d")
@@ -117,7 +117,7 @@ def test_ctrl_c_in_the_foreground_saves_and_says_so(config_file: Path, runs_dir:
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     run = Run(runs_dir / "f")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while run.status().step < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, signum)  # as a terminal does

@@ -40,7 +40,7 @@ def make_run(make_config: Make, runs_dir: Path) -> Iterator[Callable[..., Run]]:
         launch.kill_run(run)
 
 
-def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+def until(condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "waited too long"

@@ -13,7 +13,7 @@ from dgsgpt.runs import Run, list_runs
 from tests.e2e.conftest import Server, idle, visit
 from tests.e2e.test_journey import flip, go, take_over, until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
 # Too long to end by itself, and nothing is saved unless it is asked for.
 LONG = """
@@ -39,7 +39,7 @@ def choose(page: Page, label: str, option: str) -> None:
 
 def state_shown(page: Page, state: str) -> None:
     """The pill of the run bar."""
-    expect(page.locator(".st-key-train_bar").get_by_text(state)).to_be_visible(timeout=30_000)
+    expect(page.locator(".st-key-train_bar").get_by_text(state)).to_be_visible(timeout=120_000)
 
 
 def started(page: Page, server: Server) -> Run:
