@@ -124,11 +124,22 @@ class MoEConfig(Section):
         None, "Hidden width of one expert; null is that of the dense network.", tier="expert", ge=1, le=1_048_576
     )
     renormalize: bool = setting(
-        True, "Scale the chosen experts' weights to sum to one (never with one expert a token).", tier="expert"
+        True, "Scale the chosen experts' weights to sum to one (with one expert a token see the next).", tier="expert"
+    )
+    renormalize_single: bool = setting(
+        False,
+        "Also with one expert a token: its weight is then always 1, and only the balance loss trains the router.",
+        tier="expert",
     )
     dense_residual: bool = setting(
         False, "A dense network beside the experts, as wide as that of a dense layer; the two results are added."
     )
+    after_dense: bool = setting(
+        False,
+        "The experts follow a dense network, as a third sub-layer with a norm of its own (the original DGS-GPT).",
+        tier="expert",
+    )
+    bias: bool = setting(False, "Biases in the router and in the experts.", tier="expert")
     balance: Literal["aux_loss", "bias"] = setting(
         "aux_loss",
         "How experts are kept equally busy: a loss that rewards it, or a bias that only moves the choice.",
@@ -174,7 +185,14 @@ class ModelConfig(Section):
         None, "Rows of the token embedding; null takes the tokenizer's size.", tier="expert", ge=2, le=1_048_576
     )
     dropout: float = setting(0.0, "Share of activations zeroed in training.", ge=0.0, lt=1.0)
+    head_size: int | None = setting(
+        None, "Width of one attention head; null is n_embd / n_head.", tier="expert", ge=1, le=4096
+    )
     bias: bool = setting(False, "Biases in linear layers and LayerNorm.")
+    qkv_bias: Literal["same", "with", "without"] = setting(
+        "same", "Biases of queries, keys and values; same is as `bias`.", tier="expert"
+    )
+    head_bias: bool = setting(False, "A bias in the output layer; needs one of its own, not a tied one.", tier="expert")
     norm: Literal["rmsnorm", "layernorm"] = setting("rmsnorm", "Normalisation before each sub-layer.")
     mlp: Literal["gelu", "relu", "relu2", "swiglu"] = setting(
         "swiglu", "Feed-forward network; swiglu is gated and two thirds as wide."
@@ -231,10 +249,15 @@ class ModelConfig(Section):
         return self
 
     def _head_rules(self) -> None:
-        if self.n_embd % self.n_head:
+        if self.head_size is None and self.n_embd % self.n_head:
             raise ValueError(
                 f"model.n_head={self.n_head} must divide model.n_embd={self.n_embd}; try "
                 f"{nearby_divisors(self.n_embd, self.n_head)}"
+            )
+        if self.head_bias and self.tie_embeddings:
+            raise ValueError(
+                "model.head_bias=true needs an output layer of its own; set model.tie_embeddings=false, or the bias to "
+                "false"
             )
         if self.n_head % self.n_kv_head:
             raise ValueError(
@@ -246,7 +269,7 @@ class ModelConfig(Section):
         if self.rope and self.head_dim % 2:
             raise ValueError(
                 f"model.n_head={self.n_head} gives heads of odd width {self.head_dim}, which RoPE cannot rotate "
-                "in pairs; choose n_embd / n_head even, or set model.rope=null"
+                "in pairs; choose n_embd / n_head (or model.head_size) even, or set model.rope=null"
             )
         scaling = self.rope.scaling if self.rope else None
         if scaling and (scaling.original_block_size or 0) > self.block_size:
@@ -289,11 +312,26 @@ class ModelConfig(Section):
                 f"model.moe.every={self.moe.every} leaves no MoE layer among model.n_layer={self.n_layer}; lower "
                 f"it to {self.n_layer} or less"
             )
+        if self.moe.after_dense and self.moe.dense_residual:
+            raise ValueError(
+                "model.moe.after_dense=true puts the dense network before the experts, model.moe.dense_residual=true "
+                "beside them; set one of them to false"
+            )
 
     @property
     def head_dim(self) -> int:
         """Width D of one attention head."""
-        return self.n_embd // self.n_head
+        return self.head_size or self.n_embd // self.n_head
+
+    @property
+    def attention_width(self) -> int:
+        """Width H * D of all heads together, which is n_embd unless `head_size` says otherwise."""
+        return self.n_head * self.head_dim
+
+    @property
+    def has_qkv_bias(self) -> bool:
+        """Whether queries, keys and values have biases."""
+        return self.bias if self.qkv_bias == "same" else self.qkv_bias == "with"
 
     @property
     def hidden(self) -> int:

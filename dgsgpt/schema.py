@@ -21,9 +21,10 @@ SCHEMA_VERSION = 1
 class TokenizerConfig(Section):
     """How text becomes tokens."""
 
-    kind: Literal["bpe", "char", "byte", "gpt2"] = setting(
+    kind: Literal["bpe", "char", "byte", "gpt2", "file"] = setting(
         "bpe",
-        "bpe learns subwords from the corpus, char uses its characters, byte needs no training, gpt2 is OpenAI's.",
+        "bpe learns subwords from the corpus, char uses its characters, byte needs no training, gpt2 is OpenAI's, file "
+        "is one from a file, as in models that go on from another one.",
         tier="basic",
     )
     vocab_size: int = setting(
@@ -34,6 +35,20 @@ class TokenizerConfig(Section):
         ge=264,
         le=262_144,
     )
+    file: str | None = setting(
+        None, "kind=file: path of its tokenizer.json, dgsgpt's or Hugging Face's.", tier="expert", min_length=1
+    )
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        if self.kind == "file" and self.file is None:
+            raise ValueError("data.tokenizer.kind=file needs data.tokenizer.file, the path of a tokenizer.json")
+        if self.kind != "file" and self.file is not None:
+            raise ValueError(
+                f"data.tokenizer.file={self.file} goes with data.tokenizer.kind=file, not {self.kind}; "
+                "set the one to null or the other to file"
+            )
+        return self
 
 
 class DataConfig(Section):

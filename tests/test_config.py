@@ -66,7 +66,7 @@ def test_yaml_round_trip_is_identity(n_head, head_dim, lr, dropout, moe, window)
         ("model.n_layer=0", "must be at least 1"),
         ("model.rope=5", "must be a section"),
         ("model.window.pattern=XY", "letters S (sliding), L (long) or B (both)"),
-        ("data.tokenizer.kind=bpf", "must be 'bpe', 'char', 'byte' or 'gpt2'"),
+        ("data.tokenizer.kind=bpf", "must be 'bpe', 'char', 'byte', 'gpt2' or 'file'"),
         ("model.vocab_size=100", "smaller than the bpe tokenizer's 4096"),
         ("model.n_layer", "must look like section.key=value"),
         ("schema_version=2", "needs another version"),

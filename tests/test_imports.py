@@ -22,10 +22,12 @@ LAYERS: list[set[str]] = [
     {"config"},
     {"hardware", "process", "costs", "tape", "memory_plan", "planner", "profiles", "update_groups", "fitting"},
     {"runs", "metrics", "model", "data"},
-    {"supervise", "launch", "checkpoint"},
-    {"generation", "evaluation"},
+    {"annotations", "lineage", "supervise", "launch", "checkpoint"},
+    {"branch", "generation", "evaluation", "inspect", "trash"},
+    {"interop"},
     {"train"},
-    {"bench_command", "cli_options", "console", "serve", "ui"},
+    {"cli_options", "console", "serve", "ui"},
+    {"bench_command", "catalog_commands", "compare_command", "exchange_commands", "use_commands"},
     {"cli"},
 ]
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}

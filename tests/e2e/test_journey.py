@@ -26,7 +26,8 @@ TOY = """
 data: {corpus: austen, tokenizer: {kind: byte}}
 model: {n_layer: 2, n_head: 2, n_embd: 32, block_size: 64}
 train: {steps: 100000, micro_batch_size: 4, lr: 3e-3, schedule: {warmup_steps: 20}, log_every: 5, eval_every: 100,
-        eval_tokens: 2048, checkpoint_every: 50, sample_every: 100, sample_tokens: 16, device: cpu, precision: fp32, compile: "off"}
+        eval_tokens: 2048, checkpoint_every: 50, sample_every: 100, sample_tokens: 16, device: cpu,
+        precision: fp32, compile: "off"}
 """
 START_MS = 300_000  # with other tests beside it; the demo also tries what is fastest
 CHART_POINTS = """() => {
