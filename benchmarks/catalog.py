@@ -12,6 +12,7 @@ BENCHMARKS = {
     "moe": "A mixture of experts against a dense network of the same active FLOPs: training step and single layer.",
     "step": "Training steps a second: compiled, bfloat16 and the choice of `auto` against eager float32.",
     "save": "What saving costs the step loop: in the background against in the foreground, by size of the model.",
+    "checkpoints": "Listing 1,000 checkpoints in a fresh process without torch, against loading its code alone.",
     "memory": "Gradient checkpointing: peak memory and time of its modes, and what the planner predicted.",
     "speedrun": "Seconds to the GPT-2-style baseline's validation loss on the characters of a text (--text FILE).",
     "loss": "Cross-entropy in chunks of rows against all logits at once: time and memory by vocabulary.",

@@ -8,7 +8,6 @@ file, written last). It is self-contained. Reading descriptions needs no torch.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import time
@@ -20,6 +19,20 @@ from typing import TYPE_CHECKING, Any
 from dgsgpt import files
 from dgsgpt.config import RunConfig, load_config
 from dgsgpt.errors import CheckpointError
+from dgsgpt.manifest import (
+    CONFIG,
+    FORMAT_VERSION,
+    MANIFEST,
+    METADATA,
+    MODEL,
+    OPTIMIZER,
+    STATE,
+    TOKENIZER,
+    hash_file,
+    size_problem,
+    verify,
+    write_manifest,
+)
 from dgsgpt.runs import Run, list_runs
 
 if TYPE_CHECKING:
@@ -28,10 +41,16 @@ if TYPE_CHECKING:
     from dgsgpt.data.tokenizer import Tokenizer
     from dgsgpt.model import GPT
 
-FORMAT_VERSION = 1
-MANIFEST, METADATA, STATE = "manifest.json", "metadata.json", "state.json"
-MODEL, OPTIMIZER, TOKENIZER, CONFIG = "model.safetensors", "optimizer.safetensors", "tokenizer.json", "config.yaml"
+__all__ = [
+    "CONFIG", "FORMAT_VERSION", "MANIFEST", "METADATA", "MODEL", "OPTIMIZER", "STATE", "TOKENIZER",
+    "Checkpoint", "CheckpointInfo", "apply_weights", "best_of", "checkpoint_name", "describe", "discard",
+    "find_checkpoint", "hash_file", "list_checkpoints", "load_checkpoint", "load_tensors", "newest_valid", "prune",
+    "remove_leftovers", "save_checkpoint", "verify",
+]  # fmt: skip
 MAX_HEADER_BYTES = 8_000_000
+MAX_FIGURE = 1e300
+_TOLD_OF_MODEL = ("n_layer", "n_head", "n_kv_head", "n_embd", "block_size", "vocab_size", "rope", "window", "moe")
+_TOLD_OF_TRAINING = ("steps", "micro_batch_size", "grad_accum_steps", "optimizer", "lr", "weight_decay", "seed")
 
 
 @dataclass(frozen=True)
@@ -109,11 +128,12 @@ def save_checkpoint(
         tokenizer.save(staging / TOKENIZER)
         (staging / STATE).write_text(files.to_json(state, 2), encoding="utf-8")
         size = files.directory_bytes(staging)
-        described = {"format_version": FORMAT_VERSION, **metadata, "bytes": size}
+        weights = {"weights_bytes": (staging / MODEL).stat().st_size, "config": _summary(config)}
+        described = {"format_version": FORMAT_VERSION, **metadata, **weights, "bytes": size}
         (staging / METADATA).write_text(files.to_json(described, 2), encoding="utf-8")
         for path in staging.iterdir():
             _sync(path)
-        files.write_json(staging / MANIFEST, _manifest(staging))
+        write_manifest(staging)
         _put_in_place(staging, final)
         files.fsync_directory(folder)
     except (OSError, RuntimeError) as e:  # safetensors reports a full disk as its own error type below RuntimeError
@@ -126,6 +146,15 @@ def save_checkpoint(
             raise CheckpointError(f"{final}: cannot be saved: {e}; free some space or lower train.keep_last") from e
         raise
     return final
+
+
+def _summary(config: RunConfig) -> dict[str, Any]:
+    """The settings that models are told apart by; all of them are in the config beside it."""
+    model, train = config.model.model_dump(mode="json"), config.train.model_dump(mode="json")
+    return {
+        "model": {name: model[name] for name in _TOLD_OF_MODEL},
+        "train": {name: train[name] for name in _TOLD_OF_TRAINING},
+    }
 
 
 def _put_in_place(staging: Path, final: Path) -> None:
@@ -151,17 +180,6 @@ def _sync(path: Path) -> None:
         os.close(fd)
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
-    listed = {p.name: {"bytes": p.stat().st_size, "sha256": hash_file(p)} for p in sorted(folder.iterdir())}
-    return {"format_version": FORMAT_VERSION, "files": listed}
-
-
-def hash_file(path: Path) -> str:
-    """sha256 of a file, in hex."""
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
 def discard(path: Path) -> None:
     """Remove a directory in two steps, so that a crash in between leaves nothing that looks like a checkpoint."""
     trash = path.with_name(f".trash-{path.name}-{time.time_ns()}")
@@ -178,10 +196,11 @@ def remove_leftovers(folder: Path) -> None:
 def prune(folder: Path, keep_last: int, spare: Iterable[Path] = ()) -> list[Path]:
     """Discard all but the newest `keep_last` complete checkpoints and those to `spare`; returns what went.
 
-    Damaged ones do not count among the kept, and the newest complete one is never discarded.
+    Damaged ones do not count among the kept, and the newest complete one is never discarded. Those with a star are
+    among the spared: the caller, who holds the lock of `dgsgpt.annotations`, names them.
     """
     spared = set(spare)
-    whole = [p for p in sorted(folder.glob("step_*")) if _size_problem(p) is None]
+    whole = [p for p in sorted(folder.glob("step_*")) if size_problem(p) is None]
     gone: list[Path] = []
     for path in whole[: max(0, len(whole) - max(1, keep_last))]:
         if path not in spared:
@@ -193,19 +212,23 @@ def prune(folder: Path, keep_last: int, spare: Iterable[Path] = ()) -> list[Path
 
 # ---------------------------------------------------------------- describing, without torch
 def describe(path: Path) -> CheckpointInfo:
-    """What a checkpoint says of itself; a damaged or incomplete one has a `problem`."""
+    """What a checkpoint says of itself; a damaged or incomplete one has a `problem`.
+
+    In a run's directory the place decides about run and step: a fork begins with a checkpoint that names its origin.
+    """
     metadata = files.read_json(path / METADATA) or {}
-    step = metadata.get("step")
+    told, saved = metadata.get("step"), metadata.get("saved_at")
     name = path.name.removeprefix("step_")
-    saved = metadata.get("saved_at")
+    in_run = path.absolute().parent.name == "checkpoints"
+    numbered = name != path.name and name.isascii() and name.isdigit()
     return CheckpointInfo(
         path=path,
-        run_id=str(metadata.get("run_id") or path.parent.parent.name),
-        step=step if isinstance(step, int) else int(name) if name.isascii() and name.isdigit() else 0,
+        run_id=path.absolute().parent.parent.name if in_run else str(metadata.get("run_id") or path.absolute().name),
+        step=int(name[:20]) if numbered else told if type(told) is int else 0,
         metadata=metadata,
-        saved_at=float(saved) if isinstance(saved, int | float) else 0.0,
-        bytes=metadata["bytes"] if isinstance(metadata.get("bytes"), int) else 0,
-        problem=_size_problem(path) or (None if metadata else f"{METADATA} is missing or damaged"),
+        saved_at=float(saved) if saved is not None and _is_figure(saved) else 0.0,
+        bytes=metadata["bytes"] if type(metadata.get("bytes")) is int else 0,
+        problem=size_problem(path) or (None if metadata else f"{METADATA} is missing or damaged"),
     )
 
 
@@ -218,68 +241,13 @@ def list_checkpoints(where: Path | Run) -> list[CheckpointInfo]:
 
 def best_of(infos: Iterable[CheckpointInfo]) -> CheckpointInfo | None:
     """The one of lowest validation loss; all must be of one run, whose validations use the same tokens."""
-    rated = [i for i in infos if i.complete and isinstance(i.metadata.get("loss_val"), int | float)]
+    rated = [i for i in infos if i.complete and _is_figure(i.metadata.get("loss_val"))]
     return min(rated, key=lambda i: i.metadata["loss_val"], default=None)
 
 
-def _listed_files(path: Path) -> dict[str, dict[str, Any]]:
-    manifest = files.read_json(path / MANIFEST)
-    if manifest is None:
-        raise CheckpointError(
-            f"{path}: {MANIFEST} is missing or damaged: the checkpoint was not completed; use another one"
-        )
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path}: format version {manifest.get('format_version')!r} is not {FORMAT_VERSION}; open it with a "
-            "matching dgsgpt"
-        )
-    listed = manifest.get("files")
-    if not isinstance(listed, dict) or any(Path(n).name != n or not _is_entry(e) for n, e in listed.items()):
-        raise CheckpointError(
-            f"{path}: {MANIFEST} does not list plain file names with size and sha256; the checkpoint cannot be trusted"
-        )
-    missing = {MODEL, CONFIG, TOKENIZER, METADATA, STATE} - set(listed)
-    if missing:
-        raise CheckpointError(
-            f"{path}: {MANIFEST} does not list {', '.join(sorted(missing))}; the checkpoint is incomplete"
-        )
-    return listed
-
-
-def _is_entry(entry: Any) -> bool:
-    return isinstance(entry, dict) and type(entry.get("bytes")) is int and isinstance(entry.get("sha256"), str)
-
-
-def _size_problem(path: Path) -> str | None:
-    """Why a checkpoint cannot be whole, seen from names and sizes alone; None when nothing speaks against it."""
-    try:
-        for name, facts in _listed_files(path).items():
-            file = path / name
-            if not file.is_file():
-                return f"{name} is missing"
-            if file.stat().st_size != facts.get("bytes"):
-                return f"{name} has {file.stat().st_size:,} of {facts.get('bytes'):,} bytes"
-    except CheckpointError as e:
-        return str(e).partition(": ")[2]
-    return None
-
-
-def verify(path: Path) -> None:
-    """Compare every file with the manifest.
-
-    Raises:
-        CheckpointError: names the first file that is missing, cut or changed.
-    """
-    if not path.is_dir():
-        raise CheckpointError(f"{path}: no such checkpoint directory")
-    for name, facts in _listed_files(path).items():
-        file = path / name
-        if not file.is_file():
-            raise CheckpointError(f"{path}: {name} is missing; use an earlier checkpoint")
-        if file.stat().st_size != facts.get("bytes") or hash_file(file) != facts.get("sha256"):
-            raise CheckpointError(
-                f"{path}: {name} is damaged (its sha256 is not the one in {MANIFEST}); use an earlier checkpoint"
-            )
+def _is_figure(value: Any) -> bool:
+    """A finite number; JSON files of others may hold NaN, or integers that no float can."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_FIGURE
 
 
 def newest_valid(run: Run) -> tuple[Path | None, list[str]]:
@@ -343,6 +311,8 @@ def load_tensors(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
 def load_checkpoint(path: str | Path, device: str = "cpu") -> Checkpoint:
     """Verify and open a checkpoint; its model is in eval mode on `device`.
 
+    `path` is its directory, or that of a run, which stands for its best checkpoint, else its newest.
+
     Raises:
         CheckpointError: a file is missing or damaged, or the weights do not match the config.
     """
@@ -350,6 +320,8 @@ def load_checkpoint(path: str | Path, device: str = "cpu") -> Checkpoint:
     from dgsgpt.model import GPT
 
     path = Path(path)
+    if (path / "checkpoints").is_dir():
+        path = find_checkpoint(str(path.absolute()), path.absolute().parent)
     verify(path)
     config = load_config(path / CONFIG)
     model = GPT(config.model).to(device)

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from dgsgpt import annotations as remarks
 from dgsgpt import launch
 from dgsgpt.format import duration, loss, si, size
 from dgsgpt.metrics import MetricsTail
@@ -128,19 +129,22 @@ def progress(quiet: bool = False) -> Iterator[Report]:
 
 # ---------------------------------------------------------------- tables
 def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Columns of text; numbers to the right."""
+    """Columns of text, shown as it is; numbers to the right."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for i, name in enumerate(header):
         numeric = all(isinstance(r[i], int | float) or r[i] is None for r in rows)
         table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
     for row in rows:
         table.add_row(*(loss(v) if isinstance(v, float) else "–" if v is None else str(v) for v in row))
-    Console(soft_wrap=True).print(table)
+    # As wide as it needs to be: a name that is cut cannot be given to the next command.
+    Console(soft_wrap=True, markup=False, emoji=False, width=10_000).print(table)
 
 
 def print_checkpoints(found: Sequence[CheckpointInfo]) -> None:
-    """The table of `dgsgpt checkpoints`."""
-    rows = [
+    """The table of `dgsgpt checkpoints`; star, name and tags have columns where there are any."""
+    said = remarks.of_checkpoints(c.path for c in found)
+    header = ["run", "step", "val loss", "bits/byte", "params", "size", "state"]
+    rows: list[list[Any]] = [
         [
             c.run_id,
             c.step,
@@ -152,7 +156,15 @@ def print_checkpoints(found: Sequence[CheckpointInfo]) -> None:
         ]
         for c in found
     ]
-    print_table(["run", "step", "val loss", "bits/byte", "params", "size", "state"], rows)
+    if any(said.values()):
+        header = ["", *header, "name", "tags"]
+        words = [said[c.path] for c in found]
+        rows = [["★" if w.star else "", *r, w.name, ", ".join(w.tags)] for r, w in zip(rows, words, strict=True)]
+    print_table(header, rows)
+    for folder in sorted({c.path.parent.parent for c in found}):
+        problem = remarks.read(Run(folder)).problem
+        if problem:
+            click.echo(f"warning: {problem}", err=True)
 
 
 def print_plan(config: RunConfig, report: dict[str, Any], machine: Hardware, source: str) -> None:

@@ -12,10 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from dgsgpt.config import RunConfig, build_config
 from dgsgpt.rules import put
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # time never decides a test
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

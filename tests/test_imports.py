@@ -15,15 +15,15 @@ PACKAGE = ROOT / "dgsgpt"
 
 # A module may import its own layer and those before it. Layers side by side are one set.
 LAYERS: list[set[str]] = [
-    {"errors", "files", "format", "heap", "strict_yaml", "threads"},
+    {"errors", "files", "format", "heap", "manifest", "strict_yaml", "threads"},
     {"rules", "recipe"},
     {"architecture"},
     {"schema"},
     {"config"},
     {"hardware", "process", "costs", "tape", "memory_plan", "planner", "profiles", "update_groups", "fitting"},
     {"runs", "metrics", "model", "data"},
-    {"annotations", "lineage", "supervise", "launch", "checkpoint"},
-    {"branch", "generation", "evaluation", "inspect", "trash"},
+    {"annotations", "supervise", "launch", "checkpoint"},
+    {"branch", "generation", "evaluation", "inspect", "lineage", "trash"},
     {"interop"},
     {"train"},
     {"cli_options", "console", "serve", "ui"},
@@ -33,7 +33,11 @@ LAYERS: list[set[str]] = [
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 NO_TORCH = ["config", "planner", "profiles", "hardware", "runs", "metrics", "launch", "supervise", "cli", "checkpoint"]
 NO_TORCH += [
+    "annotations",
+    "catalog_commands",
     "console",
+    "lineage",
+    "trash",
     "train.schedule",
     "train.report",
     "train.health",

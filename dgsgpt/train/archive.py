@@ -10,13 +10,15 @@ from torch import Tensor
 
 from dgsgpt import checkpoint as ck
 from dgsgpt import files
-from dgsgpt.errors import CheckpointError
+from dgsgpt.branch import begins_with
+from dgsgpt.data.tokenizer import load_tokenizer
+from dgsgpt.errors import CheckpointError, RunError
 from dgsgpt.evaluation import Evaluation
 from dgsgpt.runs import Run
 from dgsgpt.train.describe import checkpoint_metadata
 from dgsgpt.train.health import Monitor
 from dgsgpt.train.progress import Progress
-from dgsgpt.train.report import Reporter
+from dgsgpt.train.report import Reporter, say
 from dgsgpt.train.resume import (
     check_unchanged,
     compare_environments,
@@ -117,6 +119,29 @@ class Archive:
         for problem in problems:
             self._reporter.event("health", 0, name="damaged", severity="error", message=problem)
         return path
+
+    def begin(self) -> None:
+        """Take over the weights that a fine-tuning begins with; a run from scratch keeps its fresh ones.
+
+        Raises:
+            CheckpointError: they are damaged, or of another shape.
+            RunError: the text was prepared with another tokenizer than the weights know.
+        """
+        path = begins_with(self._run)
+        if path is None:
+            return
+        ck.verify(path)
+        if load_tokenizer(path / ck.TOKENIZER).sha256 != self._shop.tokenizer.sha256:
+            raise RunError(
+                f"data.tokenizer of {self._run.id} is not the one that the weights in {path} know; put it back, or "
+                "begin again from the checkpoint"
+            )
+        own = self._shop.model.state_dict()
+        tensors = ck.load_tensors(path / ck.MODEL)
+        # Another train.weight_precision than the source's is no reason to refuse: this run stores them in its own.
+        stored = {name: t.to(own[name].dtype) if name in own else t for name, t in tensors.items()}
+        ck.apply_weights(self._shop.model, stored, path)
+        say(f"beginning with the weights of {(self._run.facts.get('parent') or {}).get('run', path)}")
 
     def check(self, path: Path) -> None:
         """Tell what has changed since the checkpoint at `path`.

@@ -11,7 +11,7 @@ import torch
 
 import dgsgpt
 from dgsgpt import files
-from dgsgpt.hardware import peak_flops
+from dgsgpt.hardware import cpu_name, peak_flops
 
 if TYPE_CHECKING:
     from dgsgpt.data.prepare import Dataset
@@ -61,16 +61,15 @@ def record_data(run_dir: Path, dataset: Dataset) -> None:
 
 
 def checkpoint_metadata(run: Run, shop: Workshop, progress: Progress, whole_eval: Evaluation | None) -> dict[str, Any]:
-    """What the checkpoint browser shows; everything is known without opening the weights."""
+    """What the checkpoint browser shows; everything is known without opening the weights.
+
+    Sizes of the files and a summary of the config are added when it is saved.
+    """
     steps, losses, lrs = (
         (list(column) for column in zip(*progress.recent, strict=True)) if progress.recent else ([], [], [])
     )
     val_step, val = progress.last_eval if progress.last_eval else (None, None)
-    device = (
-        torch.cuda.get_device_name(shop.device)
-        if shop.device.type == "cuda"
-        else platform.processor() or platform.machine()
-    )
+    device = torch.cuda.get_device_name(shop.device) if shop.device.type == "cuda" else cpu_name()
     return {
         "run_id": run.id,
         "step": progress.step,
@@ -78,6 +77,8 @@ def checkpoint_metadata(run: Run, shop: Workshop, progress: Progress, whole_eval
         "tokens": progress.tokens,
         "flops": progress.tokens * shop.plan.flops_per_token,
         "train_time_s": progress.train_time_s,
+        "tokens_per_s": progress.tokens / progress.train_time_s if progress.train_time_s > 0 else None,
+        "peak_bytes": peak_bytes(shop.device),
         "saved_at": time.time(),
         "params": shop.plan.params,
         "active_params": shop.plan.active_params,
@@ -103,6 +104,8 @@ def checkpoint_metadata(run: Run, shop: Workshop, progress: Progress, whole_eval
         "git": run.facts.get("git"),
         "device": f"{shop.device.type}: {device}",
         "torch_version": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.machine()}",
         "python_version": platform.python_version(),
         "dgsgpt_version": dgsgpt.__version__,
     }

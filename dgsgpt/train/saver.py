@@ -11,8 +11,11 @@ from pathlib import Path
 import psutil
 from torch import Tensor
 
+from dgsgpt import annotations as remarks
 from dgsgpt import checkpoint as ck
+from dgsgpt.errors import RunError
 from dgsgpt.runs import Run
+from dgsgpt.train.report import say
 
 SPARE = 2.0  # a copy is taken where it fits so many times into the memory that is free
 
@@ -81,9 +84,20 @@ class Saver:
         path = write(model, optimizer)
         best = ck.best_of([i for i in ck.list_checkpoints(self._run) if i.complete])
         # Its own: the run may have gone back to before a damaged checkpoint, which looks newer and whole.
-        ck.prune(path.parent, self._keep_last, [path, *([best.path] if best else [])])
+        self._prune(path.parent, [path, *([best.path] if best else [])])
         seconds = time.perf_counter() - begun
         return Saved(path, step, best is not None and best.path == path, seconds, seconds if held is None else held)
+
+    def _prune(self, folder: Path, spare: list[Path]) -> None:
+        """Discard old ones, none of those with a star; where it cannot be known which these are, none at all."""
+        try:
+            with remarks.locked(self._run):  # so that none is starred while it goes
+                said = remarks.read(self._run)
+                if said.problem:
+                    raise RunError(said.problem)
+                ck.prune(folder, self._keep_last, [*spare, *(folder / name for name in said.starred)])
+        except RunError as e:
+            say(f"old checkpoints are kept this time: {e}")
 
 
 def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

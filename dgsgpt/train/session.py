@@ -90,6 +90,7 @@ class Session:
         path = self.archive.newest()
         if path is None:
             self.reporter.writer.cut_after(0)
+            self.archive.begin()
             facts = {"device": str(self.shop.device), "params": self.shop.plan.params, **self.shop.facts()}
             self.reporter.event("start", 0, **facts)
         else:

@@ -13,7 +13,7 @@ from dgsgpt.config import TrainConfig
 from dgsgpt.errors import RunError
 from dgsgpt.train.muon import Muon
 from dgsgpt.train.parallel import compiler_problem
-from dgsgpt.train.weights import is_router
+from dgsgpt.train.weights import is_router, is_vector
 
 if TYPE_CHECKING:
     from dgsgpt.model import GPT
@@ -47,7 +47,7 @@ def update_groups(model: GPT, train: TrainConfig) -> tuple[UpdateGroup, ...]:
     vectors: list[tuple[str, int]] = []
     for name, p in model.named_parameters():
         inner = train.optimizer == "muon" and name.startswith("blocks.") and not is_router(name)
-        (vectors if p.ndim < 2 else blocks if inner else matrices).append((name, p.numel()))
+        (vectors if is_vector(name, p) else blocks if inner else matrices).append((name, p.numel()))
     rest = "adamw" if train.optimizer == "muon" else train.optimizer
     decay = train.weight_decay
     kinds = (

@@ -17,12 +17,20 @@ def is_router(name: str) -> bool:
     return name.endswith("router.weight")
 
 
+def is_vector(name: str, parameter: Tensor) -> bool:
+    """Whether a parameter is a vector (norms, biases, shares of shortcuts) or a stack of them, as experts' biases are.
+
+    Vectors do not decay, are no matter for Muon and stay in float32.
+    """
+    return parameter.ndim < 2 or name.endswith("bias")
+
+
 def is_stored_narrow(name: str, parameter: Tensor) -> bool:
     """Whether `weight_precision=bf16` stores a parameter in bfloat16: matrices and stacks, but no router.
 
     Vectors (norms, biases, shares of shortcuts) are few, and a gain near one would move in steps of a 128th.
     """
-    return parameter.ndim >= 2 and not is_router(name)
+    return not is_vector(name, parameter) and not is_router(name)
 
 
 def build_model(config: ModelConfig, precision: Literal["fp32", "bf16"], device: torch.device) -> GPT:

@@ -76,7 +76,9 @@ COUNTED = "aten._local_scalar_dense.default torch.int64"  # the valid targets of
 
 
 @pytest.mark.parametrize("mode", ["none", "full", "selective"])
-@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "odd_experts"])  # whose widths suit no kernel
+@pytest.mark.parametrize(
+    "variant", [name for name in VARIANTS if "odd_experts" not in name]
+)  # whose widths suit no kernel
 def test_forward_and_backward_and_clipping_read_nothing_back(variant: str, mode: str) -> None:
     s = stepper("cpu", VARIANTS[variant], grad_accum_steps=2, gradient_checkpointing=mode)
     s.decides_here = False  # as on a GPU

@@ -30,8 +30,9 @@ def test_every_parameter_is_in_one_group_and_gets_its_update(variant: str, optim
     assert sorted(listed) == sorted(shapes)
     for group in updates.groups:
         assert group.numbers == sum(shapes[n].numel() for n in group.parameters)
-        assert all((shapes[n].ndim >= 2) == (group.weight_decay > 0) for n in group.parameters)
-        inner = [n.startswith("blocks.") and "router" not in n and shapes[n].ndim > 1 for n in group.parameters]
+        matrix = {n: shapes[n].ndim >= 2 and not n.endswith("bias") for n in group.parameters}
+        assert all(matrix[n] == (group.weight_decay > 0) for n in group.parameters)
+        inner = [n.startswith("blocks.") and "router" not in n and matrix[n] for n in group.parameters]
         assert all(inner) if group.rule == "muon" else not (any(inner) and optimizer == "muon")
         assert group.lr == (0.02 if group.rule == "muon" else 1e-3)
     before = bits(model.state_dict())
@@ -43,7 +44,7 @@ def test_every_parameter_is_in_one_group_and_gets_its_update(variant: str, optim
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("optimizer", RULES)
-@pytest.mark.parametrize("variant", ["gqa", "all", "all_new", "relu2"])
+@pytest.mark.parametrize("variant", ["gqa", "all", "all_new", "relu2", "head_size", "original"])
 def test_groups_and_state_are_what_the_plan_counts(variant: str, optimizer: str, precision: str) -> None:
     shape = {**TINY, **VARIANTS[variant], "n_embd": 64}
     train = {"optimizer": optimizer, "weight_precision": precision}

@@ -110,7 +110,7 @@ def test_a_shadow_has_memory_only_in_use() -> None:
 
 # ---------------------------------------------------------------- weights in bfloat16
 def test_vectors_and_routers_stay_in_float32() -> None:
-    model = tiny_model(moe={"n_expert": 4, "balance": "bias"}, norm="layernorm", bias=True)
+    model = tiny_model(moe={"n_expert": 4, "balance": "bias", "bias": True}, norm="layernorm", bias=True)
     store_weights(model, "bf16")
     narrow = {name for name, p in model.named_parameters() if p.dtype == torch.bfloat16}
     wide = {name for name, p in model.named_parameters() if p.dtype == torch.float32}
