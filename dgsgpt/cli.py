@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dgsgpt import __version__
+from dgsgpt import __version__, catalog_commands, exchange_commands, use_commands
 from dgsgpt.bench_command import bench
 from dgsgpt.cli_options import json_option, print_json, runs_dir_option, set_option
+from dgsgpt.compare_command import compare
 from dgsgpt.errors import ConfigError, DgsgptError
 
 if TYPE_CHECKING:
@@ -68,22 +69,55 @@ def dashboard(root: Path, port: int, demo: bool, open_browser: bool | None) -> N
 # ---------------------------------------------------------------- training
 @main.command()
 @click.argument("config", type=click.Path(path_type=Path))
+@click.option(
+    "--from",
+    "origin",
+    metavar="CHECKPOINT",
+    help="Begin with the weights, network and tokenizer of RUN, RUN@STEP or a directory; the rest is CONFIG's.",
+)
 @set_option
 @click.option("--run-id", help="Name of the run (default: made from the config).")
 @click.option("--detach", is_flag=True, help="Start in the background and return.")
 @json_option
 @runs_dir_option
 def train(
-    root: Path, config: Path, overrides: tuple[str, ...], run_id: str | None, detach: bool, as_json: bool
-) -> None:
-    """Train the model that the YAML file CONFIG describes."""
+    root: Path, config: Path, origin: str | None, overrides: tuple[str, ...], run_id: str | None, detach: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Train the model that the YAML file CONFIG describes, or fine-tune another one by its recipe."""
+    from dgsgpt.branch import base_config, begin_from
+    from dgsgpt.checkpoint import find_checkpoint
     from dgsgpt.config import load_config
     from dgsgpt.data.prepare import resolve
     from dgsgpt.runs import create_run
 
-    resolved = resolve(load_config(config, overrides))
-    command = ["dgsgpt", "train", str(config), *(word for o in overrides for word in ("--set", o))]
-    _go(create_run(root, resolved, run_id, command), detach, as_json)
+    given = ["--from", origin] if origin is not None else []
+    command = ["dgsgpt", "train", str(config), *given, *(word for o in overrides for word in ("--set", o))]
+    if origin is None:
+        run = create_run(root, resolve(load_config(config, overrides)), run_id, command)
+    else:
+        path = find_checkpoint(origin, root)
+        run = begin_from(root, path, resolve(base_config(path, load_config(config), overrides)), run_id, command)
+    _go(run, detach, as_json)
+
+
+@main.command()
+@click.argument("checkpoint")
+@set_option
+@click.option("--run-id", help="Name of the run (default: made from that of the checkpoint).")
+@click.option("--detach", is_flag=True, help="Start in the background and return.")
+@json_option
+@runs_dir_option
+def fork(
+    root: Path, checkpoint: str, overrides: tuple[str, ...], run_id: str | None, detach: bool, as_json: bool
+) -> None:
+    """Go on from CHECKPOINT (RUN, RUN@STEP or a directory) in a new run, optimizer and all, with settings changed."""
+    from dgsgpt import branch
+    from dgsgpt.checkpoint import find_checkpoint
+
+    path = find_checkpoint(checkpoint, root)
+    command = ["dgsgpt", "fork", checkpoint, *(word for o in overrides for word in ("--set", o))]
+    _go(branch.fork(root, path, branch.fork_config(path, overrides), run_id, command), detach, as_json)
 
 
 @main.command()
@@ -300,85 +334,15 @@ def prepare(corpus: str, kind: str, vocab_size: int, val_fraction: float, as_jso
         console.print_dataset(dataset)
 
 
-# ---------------------------------------------------------------- using a model
-@main.command()
-@click.argument("checkpoint")
-@click.option("--prompt", required=True, help="Text to continue.")
-@click.option("--max-new-tokens", default=200, show_default=True)
-@click.option("--temperature", default=0.8, show_default=True, help="0 always takes the likeliest token.")
-@click.option("--top-k", type=int, help="Choose among the k likeliest tokens.")
-@click.option("--top-p", type=float, help="Choose among the likeliest tokens that hold this share of probability.")
-@click.option("--seed", type=int, help="Same seed, same text.")
-@click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
-@json_option
-@runs_dir_option
-def sample(root: Path, checkpoint: str, prompt: str, device: str, as_json: bool, **sampling: Any) -> None:
-    """Continue a prompt with CHECKPOINT (a directory, RUN or RUN@STEP)."""
-    from dgsgpt.checkpoint import find_checkpoint, load_checkpoint
-    from dgsgpt.generation import stream
-
-    opened = load_checkpoint(find_checkpoint(checkpoint, root), device)
-    pieces = stream(opened.model, opened.tokenizer, prompt, **sampling)
-    if as_json:
-        text = "".join(pieces)
-        print_json({"text": text, "tokens": pieces.stats.tokens, "tokens_per_s": pieces.stats.tokens_per_s})
-        return
-    click.echo(prompt, nl=False)
-    for piece in pieces:
-        click.echo(piece, nl=False)
-    click.echo()
-
-
-@main.command("eval")
-@click.argument("checkpoint")
-@click.option("--text", type=click.Path(path_type=Path), help="Evaluate on a whole text file.")
-@click.option("--corpus", help="Evaluate on the validation split of this corpus (default: the one it was trained on).")
-@click.option("--context", type=int, metavar="TOKENS", help="Length of a window (default: the trained context).")
-@click.option(
-    "--rope-scaling",
-    type=click.Choice(["linear", "yarn", "llama3"]),
-    help="Stretch rotary positions from the trained context to --context; nothing is retrained.",
-)
-@click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
-@json_option
-@runs_dir_option
-def evaluate(
-    root: Path, checkpoint: str, text: Path | None, corpus: str | None, context: int | None, rope_scaling: str | None,
-    device: str, as_json: bool,
-) -> None:  # fmt: skip
-    """Loss, perplexity and bits per byte of CHECKPOINT, deterministic and over the whole split."""
-    from dgsgpt import console
-    from dgsgpt.checkpoint import find_checkpoint, load_checkpoint
-    from dgsgpt.data.text import read_file
-    from dgsgpt.evaluation import evaluate_text, extended, validation_text
-
-    if text is not None and corpus is not None:
-        raise click.UsageError("--text and --corpus exclude each other")
-    opened = load_checkpoint(find_checkpoint(checkpoint, root), device)
-    window = opened.config.model.block_size if context is None else context
-    model = extended(opened.model, window, rope_scaling)
-    data = opened.config.data
-    # A text without the separator is one document.
-    separator = data.document_separator
-    if text is not None:
-        content, what = read_file(text), str(text)
-    else:
-        name = corpus or data.corpus
-        content, what = validation_text(name, data.val_fraction), f"{name}, validation split"
-    with console.progress(quiet=as_json) as report:
-        result = evaluate_text(
-            model, opened.tokenizer, content, block_size=window, device=device, document_separator=separator,
-            on_batch=lambda done, total: report(f"evaluating {what}", done / total),
-        )  # fmt: skip
-    if as_json:
-        print_json({**result.to_dict(), "context": window})
-    else:
-        click.echo(f"{what}: loss {result.loss:.4f}, perplexity {result.ppl:.2f}, {result.bpb:.4f} bits per byte "
-                   f"over {result.tokens:,} tokens, {result.bytes:,} bytes, context {window:,}")  # fmt: skip
-
-
-# ---------------------------------------------------------------- measuring
-main.add_command(bench)
+# ---------------------------------------------------------------- commands in files of their own
+for _command in (
+    *catalog_commands.COMMANDS,
+    *exchange_commands.COMMANDS,
+    *use_commands.COMMANDS,
+    compare,
+    bench,
+):
+    main.add_command(_command)
 
 
 @main.command()

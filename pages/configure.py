@@ -12,6 +12,7 @@ from dgsgpt.ui import (
     form,
     knobs,
     launchpad,
+    origin,
     overview,
     problems,
     recipe,
@@ -33,6 +34,10 @@ cloned = next((run for run in runs if run.id == wanted), None)
 if cloned:
     state.attempt(draft.clone_run, cloned)
 
+base, how = (st.query_params.pop(key, None) for key in ("base", "how"))
+if base:
+    state.attempt(origin.begin, base, how or "")
+
 # ---------------------------------------------------------------- what the draft amounts to
 checked = problems.check(bench.draft)
 found, config, outlook = dict(checked.problems), checked.config, None
@@ -42,7 +47,7 @@ if config is not None:
     if unusable:
         problem = problems.of_text(bench.draft, unusable)
         found[problem.path] = problem
-    found |= launchpad.machine_problems(config, machine)
+    found |= launchpad.machine_problems(config, machine) | origin.problems(bench.origin, config)
     config = resolved or config
     speed = measured_speed(runs, machine.name, lambda run: state.metrics(run).column("perf/tokens_per_s"))
     outlook = look_ahead(config, machine, speed)
@@ -70,6 +75,7 @@ with st.container(horizontal=True, vertical_alignment="center", gap="xsmall", ke
         on_click=bench.step_back,
     )  # fmt: skip
 launchpad.flash()
+origin.banner(bench.origin)
 
 grid = st.grid(3, min_column_width=430)
 with grid.cell(column_span=2):
@@ -108,6 +114,6 @@ with grid.cell(), st.container(border=True, key="summary", gap="small"):
         summary.remedy_list(outlook, machine)
     summary.differences(differences, bench.base_title)
     if checked.config is not None:
-        summary.files(checked.config, name.name)
+        summary.files(checked.config, name.name, bench.origin)
 
 launchpad.bottom_bar(fields, name, outlook, config)

@@ -54,7 +54,7 @@ class CharTokenizer(Tokenizer):
         codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
         ids = np.minimum(np.searchsorted(self._codes, codes), len(self._codes) - 1)
         if not np.array_equal(self._codes[ids], codes):
-            self._refuse_unknown(text)
+            self.refuse_unknown(text)
         return ids.astype(np.uint32)
 
     def unknown_characters(self, text: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 Ids: the 256 bytes in GPT-2's order, then one id for each merge, `<|endoftext|>` last. A text is first split by a
 regular expression, and merges never cross its pieces. Long texts are encoded in chunks, which is several times
-faster and bounds memory; chunks are cut only where the expression always splits (see `_CUTS`), so that the ids
+faster and bounds memory; chunks are cut only where the expression always splits (see `CUTS`), so that the ids
 are exactly those of the whole text.
 """
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 # An envelope names its expression, it never carries one: a hostile expression can take for ever.
-_SPLITS = {
+SPLITS = {
     # GPT-4's, with letters and marks in runs of at most 64: a megabyte without a space (base64, DNA)
     # would otherwise be a single word, which takes minutes to learn from.
     "gpt4-64": (
@@ -37,7 +37,7 @@ _SPLITS = {
 }
 # Where a text may be cut. gpt4-64 takes any run of white space that ends in a newline whole, so it always splits
 # after a newline that visible text follows. gpt2 may split such a run, so there the cut is before the run.
-_CUTS = {"gpt4-64": re.compile(r"(?<=\n)(?=\S)"), "gpt2": re.compile(r"(?<=\S)(?=\n)")}
+CUTS = {"gpt4-64": re.compile(r"(?<=\n)(?=\S)"), "gpt2": re.compile(r"(?<=\S)(?=\n)")}
 
 _GPT2_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
 _BATCH_CHARACTERS = 1 << 22
@@ -51,7 +51,7 @@ def _byte_characters() -> list[tuple[str, int]]:
     return [(chr(b), b) for b in printable] + [(chr(256 + i), b) for i, b in enumerate(rest)]
 
 
-_BYTE_OF = dict(_byte_characters())
+BYTE_OF = dict(_byte_characters())
 
 
 class BpeTokenizer(Tokenizer):
@@ -63,18 +63,18 @@ class BpeTokenizer(Tokenizer):
         self.kind = kind
         self._split = split
         self._merges = merges
-        ids = {character: i for i, character in enumerate(_BYTE_OF)}
+        ids = {character: i for i, character in enumerate(BYTE_OF)}
         for left, right in merges:
             if left not in ids or right not in ids:
                 raise ValueError(f"merge {left!r} {right!r} uses a token that does not exist yet")
             ids.setdefault(left + right, len(ids))
-        table = [bytes(map(_BYTE_OF.__getitem__, token)) for token in ids]
+        table = [bytes(map(BYTE_OF.__getitem__, token)) for token in ids]
         super().__init__([*table, b""], {END_OF_TEXT: len(table)})
         self._encoder = _encoder(ids, merges, split)
 
     def chunks(self, text: str) -> list[str]:
         """Pieces of `text` whose encodings, concatenated, are exactly the encoding of the whole."""
-        return _CUTS[self._split].split(text)
+        return CUTS[self._split].split(text)
 
     def encode_array(self, text: str) -> TokenArray:
         """Token ids of `text`, chunk by chunk.
@@ -84,7 +84,7 @@ class BpeTokenizer(Tokenizer):
         """
         self._utf8(text)
         parts = [np.zeros(0, dtype=np.uint32)]
-        for batch in _batches(self.chunks(text)):
+        for batch in batches(self.chunks(text)):
             encodings = self._encoder.encode_batch_fast(batch, add_special_tokens=False)
             ids = itertools.chain.from_iterable(encoding.ids for encoding in encodings)
             parts.append(np.fromiter(ids, dtype=np.uint32))
@@ -98,7 +98,7 @@ class BpeTokenizer(Tokenizer):
     def from_vocab(cls, kind: str, vocab: Any, specials: Any) -> Self:
         """Rebuild from an envelope."""
         split, lines = vocab["split"], vocab["merges"]
-        if split not in _SPLITS or not isinstance(lines, list) or len(lines) > _MAX_MERGES:
+        if split not in SPLITS or not isinstance(lines, list) or len(lines) > _MAX_MERGES:
             raise ValueError(f"unknown splitting {split!r}, or no list of merges")
         tokenizer = cls(_parse_merges(lines), kind, split)
         if specials != tokenizer.specials:
@@ -116,7 +116,7 @@ def train_bpe(text: str, vocab_size: int) -> BpeTokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    encoder.train_from_iterator(_CUTS["gpt4-64"].split(text), trainer)
+    encoder.train_from_iterator(CUTS["gpt4-64"].split(text), trainer)
     ids = encoder.get_vocab()
     merges = _read_merges(encoder)
     tokenizer = BpeTokenizer(merges)
@@ -145,7 +145,7 @@ def _encoder(ids: dict[str, int], merges: list[tuple[str, str]], split: str) -> 
     encoder = Tokenizer(models.BPE(vocab=ids, merges=merges))
     encoder.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_SPLITS[split]), "isolated"),
+            pre_tokenizers.Split(Regex(SPLITS[split]), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -167,7 +167,7 @@ def _parse_merges(lines: list[Any]) -> list[tuple[str, str]]:
     return merges
 
 
-def _batches(chunks: list[str]) -> list[list[str]]:
+def batches(chunks: list[str]) -> list[list[str]]:
     """Chunks in groups of about 4 million characters, so that the ids of one group fit easily in memory."""
     groups: list[list[str]] = [[]]
     size = 0

@@ -30,7 +30,8 @@ from dgsgpt.data.dataset import (
     write_split,
 )
 from dgsgpt.data.text import check_separator, shown, split_text
-from dgsgpt.data.tokenizer import train_tokenizer
+from dgsgpt.data.tokenizer import Tokenizer, train_tokenizer
+from dgsgpt.data.tokenizer_file import check_characters, named_tokenizer
 from dgsgpt.data.uploads import list_uploads, save_upload
 from dgsgpt.errors import ConfigError, DataError
 from dgsgpt.files import fsync_directory, write_json
@@ -74,6 +75,10 @@ def resolve(config: RunConfig, root: Path | str | None = None) -> RunConfig:
         # A token is at least one byte, so this is exact for byte and char and a bound for the others.
         most = len(part) if kind == "char" else len(part.encode("utf-8"))
         _check_length(config.data.corpus, split, most, config.model.block_size, at_most=kind not in ("char", "byte"))
+    if config.data.tokenizer.file is not None:
+        given = named_tokenizer(config.data.tokenizer.file)
+        check_characters(given, text, shown(config.data.corpus))
+        return _with_vocab_size(config, given.vocab_size)
     return _with_vocab_size(config, len(set(text))) if kind == "char" else config
 
 
@@ -98,12 +103,15 @@ def _open_named(data: DataConfig, root: Path) -> Dataset | None:
         return None
     dataset = open_dataset(root / name)
     made_with = {
-        "data.tokenizer.kind": (dataset.tokenizer_kind, data.tokenizer.kind),
+        "data.tokenizer.kind": (dataset.meta.get("requested_tokenizer", dataset.tokenizer_kind), data.tokenizer.kind),
         "data.val_fraction": (dataset.meta["val_fraction"], data.val_fraction),
         "data.document_separator": (dataset.document_separator, data.document_separator),
     }
     if data.tokenizer.kind == "bpe":
         made_with["data.tokenizer.vocab_size"] = (dataset.meta.get("requested_vocab_size"), data.tokenizer.vocab_size)
+    if data.tokenizer.file is not None:
+        asked_sha256 = named_tokenizer(data.tokenizer.file).sha256
+        made_with["data.tokenizer.file"] = (dataset.meta["tokenizer_sha256"][:12], asked_sha256[:12])
     for key, (made, asked) in made_with.items():
         if made != asked:
             made, asked = (_in_yaml(value) for value in (made, asked))
@@ -125,6 +133,8 @@ def _dataset_id(data: DataConfig, digest: str) -> str:
 
 def _tokenizer_settings(data: DataConfig) -> dict[str, Any]:
     kind = data.tokenizer.kind
+    if data.tokenizer.file is not None:
+        return {"kind": kind, "sha256": named_tokenizer(data.tokenizer.file).sha256}
     return {"kind": kind, "vocab_size": data.tokenizer.vocab_size} if kind == "bpe" else {"kind": kind}
 
 
@@ -194,7 +204,7 @@ def _staging(root: Path, target: Path) -> Iterator[Path]:
 def _build(folder: Path, data: DataConfig, text: str, meta: dict[str, Any], report: Progress) -> None:
     train, val = split_text(text, data.val_fraction)
     report("learning the vocabulary", 0.05)
-    tokenizer = train_tokenizer(data.tokenizer, train, val)
+    tokenizer = _tokenizer_for(data, text, train, val)
     tokenizer.save(folder / TOKENIZER)
     counts: dict[str, Any] = {}
     for split, part, before in (("train", train, 0), ("val", val, len(train))):
@@ -204,6 +214,7 @@ def _build(folder: Path, data: DataConfig, text: str, meta: dict[str, Any], repo
 
         counts |= write_split(folder, split, tokenizer, part, data.document_separator, encoded)
     documents = {} if data.document_separator is None else {"document_separator": data.document_separator}
+    requested = {"requested_tokenizer": "file"} if data.tokenizer.kind == "file" else {}
     write_json(
         folder / META,
         {
@@ -216,11 +227,20 @@ def _build(folder: Path, data: DataConfig, text: str, meta: dict[str, Any], repo
             "val_fraction": data.val_fraction,
             "dtype": token_dtype(tokenizer.vocab_size).name,
             **documents,
+            **requested,
             **counts,
             "created_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         },
     )
     fsync_directory(folder)
+
+
+def _tokenizer_for(data: DataConfig, text: str, train: str, val: str) -> Tokenizer:
+    if data.tokenizer.file is None:
+        return train_tokenizer(data.tokenizer, train, val)
+    given = named_tokenizer(data.tokenizer.file)
+    check_characters(given, text, shown(data.corpus))
+    return given
 
 
 # ---------------------------------------------------------------- checks

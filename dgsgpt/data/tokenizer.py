@@ -21,10 +21,11 @@ import numpy.typing as npt
 from dgsgpt.config import TokenizerConfig
 from dgsgpt.data.text import shown
 from dgsgpt.errors import DataError
-from dgsgpt.files import MAX_JSON_BYTES, to_json, write_atomic
+from dgsgpt.files import to_json, write_atomic
 
 ENVELOPE_VERSION = 1
 END_OF_TEXT = "<|endoftext|>"
+MAX_TOKENIZER_BYTES = 64_000_000  # vocabularies of 256,000 tokens take about half of it
 _AGAIN = "restore it or prepare the data again"
 
 TokenArray = npt.NDArray[np.uint32]
@@ -65,6 +66,16 @@ class Tokenizer(ABC):
         """Id of `<|endoftext|>`, or None for tokenizers without it."""
         return self.specials.get(END_OF_TEXT)
 
+    @property
+    def ends_of_text(self) -> tuple[int, ...]:
+        """Every id that ends a text, `end_of_text` first: models trained to converse have several."""
+        return () if self.end_of_text is None else (self.end_of_text,)
+
+    @property
+    def begin_of_text(self) -> int | None:
+        """Id that the model expects before every text, or None; `encode` does not give it."""
+        return None
+
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`.
 
@@ -101,20 +112,25 @@ class Tokenizer(ABC):
         """Distinct characters of `text` that cannot be encoded, in order of appearance."""
         return list(dict.fromkeys(c for c in text if "\ud800" <= c <= "\udfff"))
 
-    def _refuse_unknown(self, text: str) -> None:
+    def refuse_unknown(self, text: str) -> None:
+        """Check that `text` can be encoded.
+
+        Raises:
+            DataError: it has characters this tokenizer cannot encode; they are listed.
+        """
         unknown = self.unknown_characters(text)
         if unknown:
             listed = ", ".join(map(repr, unknown[:12])) + (
                 f" and {len(unknown) - 12} more" if len(unknown) > 12 else ""
             )
-            remedy = "remove them" if self.kind != "char" else "remove them, or train with the bpe or byte tokenizer"
+            remedy = "remove them, or train with the bpe or byte tokenizer" if self.kind == "char" else "remove them"
             raise DataError(f"characters that the {self.kind} tokenizer does not know: {listed}; {remedy}")
 
     def _utf8(self, text: str) -> bytes:
         try:
             return text.encode("utf-8")
         except UnicodeEncodeError:  # half of a surrogate pair
-            self._refuse_unknown(text)
+            self.refuse_unknown(text)
             raise
 
     # ------------------------------------------------------------ envelope
@@ -136,7 +152,7 @@ class Tokenizer(ABC):
 
 
 def train_tokenizer(config: TokenizerConfig, train_text: str, val_text: str = "") -> Tokenizer:
-    """A tokenizer of the asked kind.
+    """A tokenizer of the asked kind; file is one that was made before and learns nothing.
 
     bpe learns from the training text only; char also takes the validation text's characters, because it could
     not encode them otherwise.
@@ -150,6 +166,8 @@ def train_tokenizer(config: TokenizerConfig, train_text: str, val_text: str = ""
         return CharTokenizer("".join(sorted({*train_text, *val_text})))
     if config.kind == "gpt2":
         return load_gpt2()
+    if config.kind == "file" and config.file is not None:
+        return load_tokenizer_file(config.file)
     return train_bpe(train_text, config.vocab_size)
 
 
@@ -160,15 +178,40 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         DataError: the file is missing, not an envelope, of another version, or does not match its sha256.
     """
     path = Path(path)
+    return parse_envelope(read_object(path, "restore it or prepare the data again"), shown(path))
+
+
+def load_tokenizer_file(path: str | Path) -> Tokenizer:
+    """Read a `tokenizer.json`: an envelope of dgsgpt or a file of Hugging Face, with the files that lie beside it.
+
+    Raises:
+        DataError: the file is missing or damaged, or its tokenizer cannot be used here.
+    """
+    path = Path(path).expanduser()
+    content = read_object(path, "restore it")
+    if isinstance(content, dict) and "model" in content:
+        from dgsgpt.data.foreign_files import read_folder
+
+        return read_folder(path)
+    return parse_envelope(content, shown(path))
+
+
+def read_object(path: Path, remedy: str) -> Any:
+    """What the JSON of a tokenizer's file says.
+
+    Raises:
+        DataError: the file is missing, too large or damaged; the message then ends with `remedy`.
+    """
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise DataError(f"{shown(path)}: is too large for a tokenizer")
-        envelope = json.loads(path.read_bytes())
+        if path.stat().st_size > MAX_TOKENIZER_BYTES:
+            raise DataError(f"{shown(path)}: is too large for a tokenizer (over {MAX_TOKENIZER_BYTES:,} bytes)")
+        if not path.is_file():
+            raise DataError(f"{shown(path)}: is not a regular file; give the path of a tokenizer.json")
+        return json.loads(path.read_bytes())
     except OSError as e:
         raise DataError(f"{shown(path)}: the tokenizer cannot be read: {e.strerror or e}") from None
     except (ValueError, RecursionError):
-        raise DataError(f"{shown(path)}: is not a tokenizer file (damaged JSON); {_AGAIN}") from None
-    return parse_envelope(envelope, shown(path))
+        raise DataError(f"{shown(path)}: is not a tokenizer file (damaged JSON); {remedy}") from None
 
 
 def parse_envelope(envelope: Any, source: str) -> Tokenizer:
@@ -179,6 +222,7 @@ def parse_envelope(envelope: Any, source: str) -> Tokenizer:
     """
     from dgsgpt.data.alphabets import ByteTokenizer, CharTokenizer
     from dgsgpt.data.bpe import BpeTokenizer
+    from dgsgpt.data.foreign import ForeignTokenizer
 
     if not isinstance(envelope, dict) or set(envelope) != {"type", "version", "vocab", "specials", "sha256"}:
         raise DataError(f"{source}: is not a tokenizer file (it needs type, version, vocab, specials and sha256)")
@@ -186,7 +230,13 @@ def parse_envelope(envelope: Any, source: str) -> Tokenizer:
         raise DataError(
             f"{source}: tokenizer version {envelope['version']!r} is not {ENVELOPE_VERSION}; it needs another dgsgpt"
         )
-    readers: dict[str, Any] = {"byte": ByteTokenizer, "char": CharTokenizer, "bpe": BpeTokenizer, "gpt2": BpeTokenizer}
+    readers: dict[str, Any] = {
+        "byte": ByteTokenizer,
+        "char": CharTokenizer,
+        "bpe": BpeTokenizer,
+        "gpt2": BpeTokenizer,
+        "hf": ForeignTokenizer,
+    }
     kind = envelope["type"]
     if not isinstance(kind, str) or kind not in readers:
         raise DataError(f"{source}: unknown tokenizer type {kind!r}; known are {', '.join(readers)}")
@@ -205,4 +255,12 @@ def _hash(content: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 
-__all__ = ["END_OF_TEXT", "TokenArray", "Tokenizer", "load_tokenizer", "parse_envelope", "train_tokenizer"]
+__all__ = [
+    "END_OF_TEXT",
+    "TokenArray",
+    "Tokenizer",
+    "load_tokenizer",
+    "load_tokenizer_file",
+    "parse_envelope",
+    "train_tokenizer",
+]

@@ -25,7 +25,7 @@ from dgsgpt.ui.theme import c
 CHOSEN = "data_chosen"  # the text that is looked at: kept when the page is left
 ERROR = "data_error"
 MAX_UPLOAD_MB = 50
-_KINDS = {"bpe": "BPE", "char": "Characters", "byte": "Bytes", "gpt2": "GPT-2"}
+_KINDS = {"bpe": "BPE", "char": "Characters", "byte": "Bytes", "gpt2": "GPT-2", "hf": "Imported"}
 _VOCABULARIES = [512, 1024, 2048, 4096, 8192, 16_384, 32_768]
 
 
@@ -82,7 +82,7 @@ def train_on(corpus: str, dataset: Dataset | None = None) -> None:
     """Go to Configure with this text, and with the tokenizer of a prepared dataset."""
     bench = draft.workbench(choose_profile(state.machine()))
     overrides: dict[str, object] = {"data.corpus": corpus}
-    if dataset is not None:
+    if dataset is not None and "requested_tokenizer" not in dataset.meta:  # else it is that of a model
         overrides |= {
             "data.tokenizer.kind": dataset.tokenizer_kind,
             "data.val_fraction": dataset.meta["val_fraction"],
@@ -101,7 +101,7 @@ def prepare_form() -> None:
     with st.container(horizontal=True, gap="small"):
         kind = str(
             st.segmented_control(
-                "Tokenizer", list(_KINDS), default="bpe", required=True, format_func=_KINDS.__getitem__,
+                "Tokenizer", [k for k in _KINDS if k != "hf"], default="bpe", required=True, format_func=_KINDS.__getitem__,
                 key="data_kind", persist_state="session", help=form.SETTINGS["data.tokenizer.kind"].help,
             )
         )  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
@@ -17,6 +17,9 @@ from dgsgpt.profiles import load_profile
 from dgsgpt.runs import Run
 from dgsgpt.ui import form
 from dgsgpt.ui.form import Draft
+
+if TYPE_CHECKING:
+    from dgsgpt.ui.origin import Origin
 
 KEY = "configure"
 _UNDO_STEPS = 100
@@ -28,6 +31,7 @@ class Workbench:
 
     `base_title` names the base for people; `profile` is the profile last chosen; `source` is what "Start from" shows;
     `name` is the run name the person typed, empty for the suggested one; `parked` holds the settings of what is off;
+    `origin` is the checkpoint whose weights the run begins with, None for one from scratch;
     `valid` is the last config the draft was valid as, for pictures that should not vanish while it is mended.
     """
 
@@ -37,8 +41,9 @@ class Workbench:
     profile: str
     source: str = "profile"
     name: str = ""
+    origin: Origin | None = None
     valid: RunConfig | None = None
-    undo: list[tuple[Draft, Draft, str, str, str]] = field(default_factory=list)
+    undo: list[tuple[Draft, Draft, str, str, str, Origin | None]] = field(default_factory=list)
     parked: dict[str, Any] = field(default_factory=dict)
 
     def change(self, draft: Draft) -> None:
@@ -48,20 +53,28 @@ class Workbench:
             self.draft = draft
 
     def begin(
-        self, values: Draft, base_title: str, profile: str, source: str, changed: Mapping[str, Any] | None = None
+        self,
+        values: Draft,
+        base_title: str,
+        profile: str,
+        source: str,
+        changed: Mapping[str, Any] | None = None,
+        origin: Origin | None = None,
     ) -> None:
         """Start anew from a base, with some of its settings changed."""
         self._remember()
         self.base, self.base_title, self.profile, self.source = values, base_title, profile, source
+        self.origin = origin
         self.draft = form.apply(values, changed or {})
 
     def step_back(self) -> None:
         """Undo the last change, if there is one."""
         if self.undo:
-            self.draft, self.base, self.base_title, self.profile, self.source = self.undo.pop()
+            self.draft, self.base, self.base_title, self.profile, self.source, self.origin = self.undo.pop()
 
     def _remember(self) -> None:
-        self.undo = [*self.undo, (self.draft, self.base, self.base_title, self.profile, self.source)][-_UNDO_STEPS:]
+        now = (self.draft, self.base, self.base_title, self.profile, self.source, self.origin)
+        self.undo = [*self.undo, now][-_UNDO_STEPS:]
 
 
 def workbench(automatic: str) -> Workbench:

@@ -118,16 +118,19 @@ def _write_corpus(key: str) -> None:
 def _tokenizer(f: Form) -> None:
     kind, vocabulary = "data.tokenizer.kind", "data.tokenizer.vocab_size"
     size = form.get(f.values, vocabulary)
-    options = [("bpe", v) for v in with_value(_VOCABULARIES, size)] + [(k, 0) for k in _TOKENIZERS]
     now = form.get(f.values, kind)
+    known = now == "file"  # weights that are there already know one tokenizer only
+    options = [("file", 0)] if known else [("bpe", v) for v in with_value(_VOCABULARIES, size)]
+    options += [] if known else [(k, 0) for k in _TOKENIZERS]
     key = seed(kind, (now, size if now == "bpe" else 0), "tokenizer")
     label = f.label(kind) if form.differs_within(f.changed, kind) else f.label(vocabulary, form.label_of(kind))
     st.selectbox(
         label,
         options,
-        format_func=lambda o: f"BPE {number(o[1])}" if o[0] == "bpe" else _TOKENIZERS[o[0]],
+        format_func=lambda o: f"BPE {number(o[1])}" if o[0] == "bpe" else _TOKENIZERS.get(o[0], "of the checkpoint"),
         key=key,
-        help=form.SETTINGS[kind].help,
+        disabled=known,
+        help="The weights know this tokenizer only." if known else form.SETTINGS[kind].help,
         on_change=_write_tokenizer,
         args=(key,),
     )

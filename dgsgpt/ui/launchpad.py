@@ -14,13 +14,13 @@ from dgsgpt.errors import DgsgptError
 from dgsgpt.format import duration, gib_of, si, size
 from dgsgpt.hardware import Hardware
 from dgsgpt.launch import start_run
-from dgsgpt.runs import Run, create_run
-from dgsgpt.ui import draft, form, problems, state
+from dgsgpt.runs import Run
+from dgsgpt.ui import draft, form, origin, problems, state
 from dgsgpt.ui.app import page_file
 from dgsgpt.ui.atoms import error_card, h, tag, text
 from dgsgpt.ui.fields import Form, seed
 from dgsgpt.ui.markup import markup
-from dgsgpt.ui.outlook import Outlook, RunName, command, verdict_words
+from dgsgpt.ui.outlook import Outlook, RunName, verdict_words
 
 _PROFILE, _YAML = "profile", "yaml"
 
@@ -37,7 +37,7 @@ def start_from(runs: list[Run]) -> None:
     st.selectbox(
         "Start from",
         options,
-        format_func=lambda o: names.get(o, f"Clone {o}"),
+        format_func=lambda o: names.get(o) or (f"From {o[5:]}" if o.startswith("from:") else f"Clone {o}"),
         key=key,
         label_visibility="collapsed",
         width=190,
@@ -52,7 +52,7 @@ def _start_from(key: str, runs: dict[str, Run]) -> None:
         draft.use_profile(bench.profile)
     elif chosen in runs:
         state.attempt(draft.clone_run, runs[chosen])
-    else:
+    elif chosen == _YAML:
         bench.source = _YAML
 
 
@@ -184,7 +184,7 @@ def bottom_bar(f: Form, name: RunName, outlook: Outlook | None, config: RunConfi
 def _start(config: RunConfig, name: str) -> None:
     """Create the run, start it as a process of its own and go to watch it."""
     try:
-        run = create_run(state.root(), config, name, command(name).split())
+        run = origin.create(draft.opened().origin, config, name)
         start_run(run)
     except DgsgptError as e:
         state.flash_error(str(e))

@@ -156,7 +156,7 @@ def choose_name(typed: str, config: RunConfig | None, root: Path) -> RunName:
     return RunName(free if taken else typed, warning=f"Exists already. This one will be {free}." if taken else "")
 
 
-# ---------------------------------------------------------------- differences, command
+# ---------------------------------------------------------------- differences
 def diff_lines(changed: dict[str, tuple[object, object]]) -> list[tuple[str, str]]:
     """Differences as (sign, text) lines under their section, e.g. `("", "model:")`, `("−", "n_layer: 4")`."""
     lines: list[tuple[str, str]] = []
@@ -178,8 +178,3 @@ def _yaml(value: object) -> str:
         if isinstance(value, bool | None)
         else str(value)
     )
-
-
-def command(name: str) -> str:
-    """The command that trains the downloaded YAML."""
-    return f"dgsgpt train {name}.yaml --run-id {name}"

@@ -13,7 +13,8 @@ from dgsgpt.ui.atoms import dot, field_error, h, note, tag, text
 from dgsgpt.ui.draft import Workbench
 from dgsgpt.ui.fields import Form, show_problem
 from dgsgpt.ui.markup import Html, join, markup
-from dgsgpt.ui.outlook import Outlook, RunName, command, diff_lines, plain_recipe, run_time, verdict_words
+from dgsgpt.ui.origin import Origin, command
+from dgsgpt.ui.outlook import Outlook, RunName, diff_lines, plain_recipe, run_time, verdict_words
 from dgsgpt.ui.theme import MONO, c, palette
 
 _PARTS = (  # the planner's parts of memory, and the run colour each wears; the last is grey
@@ -203,7 +204,7 @@ def differences(changed: dict[str, tuple[object, object]], base_title: str) -> N
     )  # fmt: skip
 
 
-def files(config: RunConfig, name: str) -> None:
+def files(config: RunConfig, name: str, begun: Origin | None) -> None:
     """The resulting YAML, to look at and to take along, and the command that does the same."""
     yaml = config.to_yaml()
     with st.expander("Resulting YAML"):
@@ -218,7 +219,7 @@ def files(config: RunConfig, name: str) -> None:
         icon=":material/download:",
         width="stretch",
     )
-    st.code(command(name), language="bash", wrap_lines=True)
+    st.code(command(begun, config, name), language="bash", wrap_lines=True)
 
 
 def _rule(title: str, aside: str = "") -> None:

@@ -115,7 +115,7 @@ def lengths_html(counts: TokenCounts) -> Html:
 
 def datasets_html(datasets: Sequence[Dataset], names: Sequence[str]) -> Html:
     """The prepared datasets, one a line."""
-    kinds = {"bpe": "BPE", "char": "Characters", "byte": "Bytes", "gpt2": "GPT-2"}
+    kinds = {"bpe": "BPE", "char": "Characters", "byte": "Bytes", "gpt2": "GPT-2", "hf": "Imported"}
     rows = [
         (
             name, kinds.get(d.tokenizer_kind, d.tokenizer_kind), number(d.vocab_size), number(d.train_tokens),

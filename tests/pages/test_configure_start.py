@@ -183,7 +183,7 @@ def test_a_start_that_fails_is_one_line_and_the_draft_stays(monkeypatch: pytest.
     def refuse(*_: Any, **__: Any) -> None:
         raise launch.RunError("no space left; free some")
 
-    monkeypatch.setattr("dgsgpt.ui.launchpad.create_run", refuse)
+    monkeypatch.setattr("dgsgpt.ui.origin.create_run", refuse)
     at = set_to(open_page(), "set_model-n_layer", 5)
     settled(start_button(at).click().run())
     assert "no space left; free some" in shown(at)
