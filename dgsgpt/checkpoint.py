@@ -270,16 +270,19 @@ def find_checkpoint(reference: str, root: Path) -> Path:
         CheckpointError: there is none.
     """
     path = Path(reference)
-    if (path / MANIFEST).exists() or (path / MODEL).exists():
-        return path
     run_id, _, step = reference.partition("@")
     folder = root / run_id if "/" not in run_id else path
-    infos = [i for i in list_checkpoints(Run(folder)) if i.complete] if folder.is_dir() else []
+    try:
+        if (path / MANIFEST).exists() or (path / MODEL).exists():
+            return path
+        infos = [i for i in list_checkpoints(Run(folder)) if i.complete] if folder.is_dir() else []
+    except (OSError, ValueError):  # no name of a file at all: too long, or with a NUL
+        infos = []
     if step:
         infos = [i for i in infos if str(i.step) == step]
     if not infos:
         raise CheckpointError(
-            f"no checkpoint {reference!r}; give a checkpoint directory, a run id or RUN@STEP (see `dgsgpt checkpoints`)"
+            f"no checkpoint {reference[:100]!r}; give a checkpoint directory, a run id or RUN@STEP (see `dgsgpt checkpoints`)"
         )
     best = best_of(infos)
     return best.path if best else max(infos, key=lambda i: i.step).path

@@ -246,12 +246,15 @@ def runs(root: Path, as_json: bool) -> None:
 def checkpoints(root: Path, run: str | None, as_json: bool) -> None:
     """List checkpoints of RUN, or of all runs."""
     from dgsgpt import console
+    from dgsgpt.annotations import of_checkpoints
     from dgsgpt.checkpoint import list_checkpoints
     from dgsgpt.runs import open_run
 
     found = list_checkpoints(open_run(root, run) if run else root)
     if as_json:
-        print_json([{"path": str(c.path), "problem": c.problem, **c.metadata} for c in found])
+        said = of_checkpoints(c.path for c in found)
+        rows = ({"path": str(c.path), "problem": c.problem, "annotation": said[c.path].to_dict()} for c in found)
+        print_json([{**row, **c.metadata} for row, c in zip(rows, found, strict=True)])
     elif not found:
         click.echo("no checkpoints yet")
     else:

@@ -196,3 +196,14 @@ def test_an_outsized_safetensors_header_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"\x10")
     with pytest.raises(CheckpointError):
         ck.load_tensors(path)
+
+
+@pytest.mark.parametrize("reference", ["a" * 300, "a\0b", "../..", "run@", "@5", ""])
+def test_what_names_no_checkpoint_is_one_line(tmp_path: Path, reference: str) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        ck.find_checkpoint(reference, tmp_path)
+
+
+def test_the_directory_of_a_run_stands_for_its_checkpoint(save: Callable[..., Path]) -> None:
+    run_dir = save(3).parent.parent
+    assert ck.load_checkpoint(run_dir).metadata["step"] == 3

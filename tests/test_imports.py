@@ -20,7 +20,7 @@ LAYERS: list[set[str]] = [
     {"architecture"},
     {"schema"},
     {"config"},
-    {"hardware", "process", "costs", "tape", "memory_plan", "planner", "profiles", "update_groups", "fitting"},
+    {"hardware", "process", "costs", "tape", "memory_plan", "planner", "profiles", "unseen", "update_groups", "fitting"},
     {"runs", "metrics", "model", "data"},
     {"annotations", "supervise", "launch", "checkpoint"},
     {"branch", "generation", "evaluation", "inspect", "lineage", "trash"},

@@ -70,8 +70,8 @@ def evaluate(
     Raises:
         DataError: the split is too short, or its vocabulary is larger than the model's.
     """
-    rules = _Rules.of(model, block_size, max_tokens, batch_size, device)
-    text = _Tokens(dataset.tokenizer, dataset.tokens(split), dataset.document_starts(split))
+    rules = Rules.of(model, block_size, max_tokens, batch_size, device)
+    text = Tokens(dataset.tokenizer, dataset.tokens(split), dataset.document_starts(split))
     return _evaluate(model, text, rules, on_batch)
 
 
@@ -92,12 +92,12 @@ def evaluate_text(
     Raises:
         DataError: the text has fewer than two tokens or characters that the tokenizer does not know.
     """
-    rules = _Rules.of(model, block_size, max_tokens, batch_size, device)
-    return _evaluate(model, _Tokens.of(tokenizer, text, document_separator), rules, on_batch)
+    rules = Rules.of(model, block_size, max_tokens, batch_size, device)
+    return _evaluate(model, Tokens.of(tokenizer, text, document_separator), rules, on_batch)
 
 
 @dataclass(frozen=True)
-class _Tokens:
+class Tokens:
     """A text as token ids, and where its documents begin if it has been divided."""
 
     tokenizer: Tokenizer
@@ -114,7 +114,7 @@ class _Tokens:
 
 
 @dataclass(frozen=True)
-class _Rules:
+class Rules:
     block_size: int
     max_tokens: int | None
     batch_size: int
@@ -138,9 +138,9 @@ class _Rules:
         return cls(size, max_tokens, batch_size or max(1, min(64, _BATCH_TOKENS // size)), place)
 
 
-def _evaluate(model: GPT, text: _Tokens, rules: _Rules, on_batch: OnBatch | None) -> Evaluation:
+def _evaluate(model: GPT, text: Tokens, rules: Rules, on_batch: OnBatch | None) -> Evaluation:
     ids = text.ids
-    _check(model, text.tokenizer, ids)
+    check_vocabulary(model, text.tokenizer, ids)
     block_size = min(rules.block_size, len(ids) - 1)  # a window longer than the text would be padding
     total = min(rules.max_tokens or len(ids) - 1, len(ids) - 1)
     nats, tokens, size = 0.0, 0, 0
@@ -161,16 +161,16 @@ def _evaluate(model: GPT, text: _Tokens, rules: _Rules, on_batch: OnBatch | None
                     on_batch(tokens, total)
     finally:
         model.train(was_training)
-    return _result(nats, tokens, size)
+    return summarise(nats, tokens, size)
 
 
-def _result(nats: float, tokens: int, size: int) -> Evaluation:
+def summarise(nats: float, tokens: int, size: int) -> Evaluation:
     loss = nats / tokens
     ppl = math.inf if loss >= 700 else math.exp(loss)  # exp overflows; NaN stays NaN
     return Evaluation(loss, ppl, nats / math.log(2) / size if size else math.nan, tokens, size)
 
 
-def _check(model: GPT, tokenizer: Tokenizer, ids: npt.NDArray[Any]) -> None:
+def check_vocabulary(model: GPT, tokenizer: Tokenizer, ids: npt.NDArray[Any]) -> None:
     if len(ids) < 2:
         raise DataError(f"the text has {len(ids)} tokens; at least 2 are needed to judge a prediction")
     rows = model.config.vocab_size or 0

@@ -2,10 +2,11 @@
 
 Context. A prompt longer than the context keeps its last `block_size - 1` tokens. When the context fills up while
 writing, it is re-anchored: the last half of `block_size` tokens is read anew from position 0, and writing goes on. So
-every token is predicted from at least half a context, at the price of one half-context pass every half context.
+every token is predicted from at least half a context, at the price of one half-context pass every half context. A
+model that expects a token before every text (`begin_of_text`) reads it again each time.
 
 Text. Pieces hold whole characters only: bytes of a character that is still incomplete wait for the rest, and are
-dropped if the text ends first. `<|endoftext|>`, where the tokenizer has it, ends the text and is not shown.
+dropped if the text ends first. A token that ends a text (`<|endoftext|>`, where the tokenizer has it) is not shown.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import codecs
 import secrets
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
@@ -43,7 +44,11 @@ class Prompt:
 
 @dataclass
 class Stats:
-    """What a generation did; complete once the stream has ended."""
+    """What a generation did; complete once the stream has ended.
+
+    `ids` are the new tokens, one that ended the text included, and `nats` what each cost: the model's own -log p at
+    temperature 1, before any filter.
+    """
 
     prompt_tokens: int
     cropped: int
@@ -52,6 +57,8 @@ class Stats:
     seconds: float = 0.0
     first_token_s: float | None = None
     finish_reason: FinishReason | None = None
+    ids: list[int] = field(default_factory=list)
+    nats: list[float] = field(default_factory=list)
 
     @property
     def tokens_per_s(self) -> float:
@@ -83,21 +90,36 @@ class TextStream(Iterator[str]):
 def prepare_prompt(tokenizer: Tokenizer, prompt: str, block_size: int) -> Prompt:
     """The prompt's last `block_size - 1` tokens (at least one) and how many are cropped.
 
-    An empty prompt starts from `<|endoftext|>`, if the tokenizer has it.
+    `begin_of_text` comes first if the tokenizer has it, whatever is cropped. Without it an empty prompt starts from
+    `<|endoftext|>`.
 
     Raises:
-        DgsgptError: the prompt is empty and the tokenizer has no `<|endoftext|>`.
+        DgsgptError: the prompt is empty and the tokenizer has neither.
         DataError: it has characters the tokenizer does not know; they are listed.
     """
+    lead = context_lead(tokenizer, block_size)
     ids = tokenizer.encode(prompt)
-    if not ids:
+    if not ids and not lead:
         if tokenizer.end_of_text is None:
             raise DgsgptError(
                 f"the prompt is empty, and the {tokenizer.kind} tokenizer cannot start from nothing; give a character"
             )
         ids = [tokenizer.end_of_text]
-    kept = ids[-max(1, block_size - 1) :]
-    return Prompt(kept, len(ids) - len(kept))
+    kept = ids[-max(1, block_size - 1 - len(lead)) :]
+    return Prompt([*lead, *kept], len(ids) - len(kept))
+
+
+def context_lead(tokenizer: Tokenizer, block_size: int) -> list[int]:
+    """What every context begins with; nothing where the context has no room for it."""
+    begin = tokenizer.begin_of_text
+    return [begin] if begin is not None and block_size > 2 else []
+
+
+def anchored(read: list[int], new: list[int], block_size: int, lead: list[int]) -> tuple[list[int], bool]:
+    """Tokens to read next when `new` follow those `read`, and whether the context begins anew with them."""
+    if len(read) + len(new) <= block_size:
+        return new, False
+    return [*lead, *[*read, *new][-max(1, block_size // 2) :]], True
 
 
 def generate(model: GPT, tokenizer: Tokenizer, prompt: str, **sampling: Any) -> str:
@@ -141,12 +163,14 @@ def _pieces(model: GPT, tokenizer: Tokenizer, ids: list[int], rules: Sampling, s
     model.eval()
     text = _TextBuffer(rules.stops)
     try:
-        for token in _tokens(model, ids, tokenizer.vocab_size, rules, stats.seed):
+        for token, nats in _tokens(model, tokenizer, ids, rules, stats.seed):
             stats.tokens += 1
+            stats.ids.append(token)
+            stats.nats.append(nats)
             stats.seconds = time.perf_counter() - started
             if stats.first_token_s is None:
                 stats.first_token_s = stats.seconds
-            if token == tokenizer.end_of_text:
+            if token in tokenizer.ends_of_text:
                 stats.finish_reason = "end_of_text"
                 break
             if piece := text.add(tokenizer.token_bytes(token)):
@@ -164,32 +188,35 @@ def _pieces(model: GPT, tokenizer: Tokenizer, ids: list[int], rules: Sampling, s
         model.train(was_training)
 
 
-def _tokens(model: GPT, ids: list[int], vocab_size: int, rules: Sampling, seed: int) -> Iterator[int]:
-    """New token ids, `max_new_tokens` of them."""
+def _tokens(
+    model: GPT, tokenizer: Tokenizer, ids: list[int], rules: Sampling, seed: int
+) -> Iterator[tuple[int, float]]:
+    """`max_new_tokens` new token ids, each with its -log p."""
     generator = torch.Generator().manual_seed(seed)
-    context = _Context(model)
-    logits = context.read(ids)
+    context = Context(model, context_lead(tokenizer, model.config.block_size))
+    logits = context.read(ids)[: tokenizer.vocab_size].cpu()
     for left in range(rules.max_new_tokens - 1, -1, -1):
-        token = sample_token(logits[:vocab_size], rules, generator)
-        yield token
+        token = sample_token(logits, rules, generator)
+        yield token, float(torch.logsumexp(logits.double(), 0) - logits[token].double())
         if left:
-            logits = context.read([token])
+            logits = context.read([token])[: tokenizer.vocab_size].cpu()
 
 
-class _Context:
+class Context:
     """What the model has read, in a cache of `block_size` tokens that is re-anchored when full."""
 
-    def __init__(self, model: GPT) -> None:
+    def __init__(self, model: GPT, lead: list[int]) -> None:
         self._model = model
         self._size = model.config.block_size
+        self._lead = lead
         self._device = next(model.parameters()).device
         self._ids: list[int] = []
         self._cache = model.make_cache(1, self._size)
 
     def read(self, new: list[int]) -> Tensor:
         """Logits [V] of the token after `new`, which fit the context."""
-        if len(self._ids) + len(new) > self._size:
-            new = [*self._ids, *new][-max(1, self._size // 2) :]
+        new, anew = anchored(self._ids, new, self._size, self._lead)
+        if anew:
             self._ids = []
             self._cache = self._model.make_cache(1, self._size)
         self._ids += new
@@ -237,4 +264,14 @@ class _TextBuffer:
         return next((n for n in range(longest, 0, -1) if self._held.endswith(stop[:n])), 0)
 
 
-__all__ = ["Prompt", "Stats", "TextStream", "generate", "prepare_prompt", "stream"]
+__all__ = [
+    "Context",
+    "Prompt",
+    "Stats",
+    "TextStream",
+    "anchored",
+    "context_lead",
+    "generate",
+    "prepare_prompt",
+    "stream",
+]

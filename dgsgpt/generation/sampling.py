@@ -1,6 +1,12 @@
 """How the next token is chosen from logits.
 
 The order is: temperature, top-k, top-p, draw. Each filter sees what the one before has left.
+
+The draw is the Gumbel-max trick (Gumbel 1954; Maddison, Tarlow & Minka 2014): every entry of the vocabulary gets noise
+of its own, and the token of the largest sum of logit and noise is taken, which follows the distribution exactly. The
+noise depends on the seed and the step alone, not on the model or the filters. So two models with one tokenizer and one
+seed share it: where they give the same probabilities they take the same token, and where their texts part it is the
+models that differ, not the dice.
 """
 
 from __future__ import annotations
@@ -13,6 +19,9 @@ import torch
 from torch import Tensor
 
 from dgsgpt.errors import DgsgptError
+
+# Uniform numbers are multiples of 2^-53 and may be 0, whose noise would be infinite.
+_LEAST_UNIFORM = 2.0**-54
 
 
 @dataclass(frozen=True)
@@ -82,13 +91,21 @@ def filter_logits(logits: Tensor, sampling: Sampling) -> Tensor:
 def sample_token(logits: Tensor, sampling: Sampling, generator: torch.Generator | None = None) -> int:
     """One token id drawn from logits [V]; `generator` is a CPU generator, so a seed means the same on every device.
 
+    Each draw takes V numbers from the generator, whatever the filters are; at temperature 0 nothing is drawn.
+
     Raises:
         DgsgptError: see `filter_logits`.
     """
     scores = filter_logits(logits, sampling)
     if sampling.temperature == 0:
         return int(torch.argmax(scores))
-    return int(torch.multinomial(torch.softmax(scores, 0), 1, generator=generator))
+    return int(torch.argmax(scores + gumbel_noise(len(scores), generator)))
+
+
+def gumbel_noise(count: int, generator: torch.Generator | None = None) -> Tensor:
+    """Independent standard Gumbel numbers [count] in float64: -log(-log u) of u between 0 and 1."""
+    u = torch.rand(count, dtype=torch.float64, generator=generator)
+    return -torch.log(-torch.log(u.clamp_(min=_LEAST_UNIFORM)))
 
 
 def _top_k(scores: Tensor, k: int) -> Tensor:
@@ -117,4 +134,4 @@ def _whole(name: str, value: object, least: int, most: int | None) -> None:
         raise DgsgptError(f"{name}={value!r} must be a whole number of at least {least}{upto}")
 
 
-__all__ = ["Sampling", "filter_logits", "sample_token"]
+__all__ = ["Sampling", "filter_logits", "gumbel_noise", "sample_token"]

@@ -19,7 +19,7 @@ from dgsgpt.rules import put
 if TYPE_CHECKING:
     from torch import Tensor
 
-FAMILY = "dgs-gpt"
+FAMILY = "DGS-GPT"
 STATE, OPTIMIZER, CONFIG = "model_state_dict", "optimizer_state_dict", "config"
 # Its training settings, and what they are called here.
 TRAINING = {

@@ -235,6 +235,32 @@ def test_damaged_weights_are_told() -> None:
         generate(gpt, ByteTokenizer(), "a")
 
 
+class BeginTokenizer(ByteTokenizer):
+    """Bytes for a model that expects byte 2 before every text, and ends one by 3 or 4."""
+
+    begin_of_text = 2  # type: ignore[assignment]
+    ends_of_text = (3, 4)  # type: ignore[assignment]
+
+
+def test_a_token_before_every_text_is_read_first_and_again_whenever_the_context_begins_anew() -> None:
+    assert prepare_prompt(BeginTokenizer(), "abc", 8).ids == [2, *b"abc"]
+    assert prepare_prompt(BeginTokenizer(), "", 8).ids == [2]
+    long = prepare_prompt(BeginTokenizer(), "abcdefghij", 8)
+    assert (long.ids, long.cropped) == ([2, *b"efghij"], 4)
+    assert prepare_prompt(BeginTokenizer(), "abc", 2).ids == [*b"c"]
+    script = Script(list(range(65, 91)), block_size=8)
+    list(stream(script, BeginTokenizer(), "abc", max_new_tokens=10, temperature=0))  # type: ignore[arg-type]
+    assert script.read[0] == [2, 97, 98, 99]
+    assert script.read[5] == [2, 66, 67, 68, 69]
+
+
+def test_any_token_that_ends_a_text_ends_it() -> None:
+    for end in (3, 4):
+        out = stream(Script([65, end, 66]), BeginTokenizer(), "x", max_new_tokens=9, temperature=0)  # type: ignore[arg-type]
+        assert "".join(out) == "A"
+        assert (out.stats.finish_reason, out.stats.ids) == ("end_of_text", [65, end])
+
+
 # ---------------------------------------------------------------- running
 def test_closing_stops_at_once_and_restores_the_mode() -> None:
     script = Script([65], block_size=1000)
@@ -257,6 +283,18 @@ def test_stats_tell_what_happened() -> None:
     assert stats.first_token_s is not None
     assert 0 < stats.first_token_s <= stats.seconds <= time.perf_counter() - began
     assert stats.tokens_per_s == pytest.approx(12 / stats.seconds)
+
+
+def test_stats_keep_the_tokens_and_what_each_cost_the_model() -> None:
+    gpt, tokenizer = tiny(block_size=64), CharTokenizer("abcdefgh")
+    out = stream(gpt, tokenizer, "ab", max_new_tokens=20, temperature=0.5, top_k=3, seed=4)
+    text = "".join(out)
+    ids = out.stats.ids
+    assert tokenizer.decode(ids) == text
+    with torch.no_grad():
+        logits = gpt(torch.tensor([tokenizer.encode("ab") + ids])).logits[0, 1:-1, :8].double()
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor(ids), reduction="none")
+    torch.testing.assert_close(torch.tensor(out.stats.nats, dtype=torch.float64), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_slow_reader_does_not_count_as_a_slow_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from dgsgpt.errors import DgsgptError
 from dgsgpt.generation import Sampling, filter_logits, sample_token
+from dgsgpt.generation.sampling import gumbel_noise
 
 LOGITS = torch.tensor([0.1, 2.0, -1.0, 1.5, 0.0, 1.0, -3.0, 0.7])
 
@@ -135,6 +136,55 @@ def test_logits_that_are_not_numbers_are_refused(bad: float, temperature: float)
 
 def test_equal_seeds_draw_equal_tokens() -> None:
     assert [draws(LOGITS, 30, temperature=1.0)] == [draws(LOGITS, 30, temperature=1.0)]
+
+
+# ---------------------------------------------------------------- the noise of the draw
+def test_a_seed_gives_the_same_noise_whatever_the_filters_and_the_model() -> None:
+    def left_after(logits: torch.Tensor, **rules: Any) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(3)
+        for _ in range(5):
+            sample_token(logits, Sampling(**rules), generator)
+        return gumbel_noise(4, generator)
+
+    plain = left_after(LOGITS, temperature=1.0)
+    assert torch.equal(left_after(LOGITS, temperature=0.3, top_k=2), plain)
+    assert torch.equal(left_after(-LOGITS * 3, temperature=1.5, top_p=0.4), plain)
+
+
+def test_models_that_agree_draw_the_same_token_and_similar_ones_mostly_do() -> None:
+    chance = torch.Generator().manual_seed(1)
+    rules = Sampling(temperature=1.0)
+    shared = apart = 0
+    for seed in range(300):
+        logits = torch.randn(50, generator=chance)
+        near = logits + 0.1 * torch.randn(50, generator=chance)
+        token = sample_token(logits, rules, torch.Generator().manual_seed(seed))
+        assert sample_token(logits + 7, rules, torch.Generator().manual_seed(seed)) == token
+        shared += token == sample_token(near, rules, torch.Generator().manual_seed(seed))
+        apart += token == sample_token(near, rules, torch.Generator().manual_seed(seed + 1000))
+    assert shared > 250  # draws of their own agree by chance in a few percent
+    assert apart < 60
+
+
+def test_a_filter_that_keeps_the_drawn_token_does_not_change_it() -> None:
+    for seed in range(100):
+        whole = sample_token(LOGITS, Sampling(temperature=1.0), torch.Generator().manual_seed(seed))
+        few = sample_token(LOGITS, Sampling(temperature=1.0, top_k=4), torch.Generator().manual_seed(seed))
+        assert few == whole or whole not in kept(LOGITS, temperature=1.0, top_k=4)
+
+
+def test_the_noise_follows_the_gumbel_distribution() -> None:
+    noise = gumbel_noise(200_000, torch.Generator().manual_seed(0)).numpy()
+    assert noise.mean() == pytest.approx(np.euler_gamma, abs=0.015)
+    assert noise.var() == pytest.approx(math.pi**2 / 6, rel=0.02)
+    for x in (-1.0, 0.0, 1.0, 4.0):
+        assert (noise <= x).mean() == pytest.approx(math.exp(-math.exp(-x)), abs=0.005)
+
+
+def test_a_uniform_number_of_zero_makes_no_infinite_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "rand", lambda count, **_: torch.zeros(count, dtype=torch.float64))
+    assert torch.isfinite(gumbel_noise(3)).all()
+    assert sample_token(torch.tensor([-math.inf, 0.0]), Sampling(temperature=1.0)) == 1
 
 
 @pytest.mark.parametrize(
