@@ -45,25 +45,38 @@ def network_matrices(model: ModelConfig) -> int:
 
 
 def _attention_weights(model: ModelConfig) -> int:
-    return 2 * model.n_embd * (model.n_embd + model.n_kv_head * model.head_dim)
+    return 2 * model.n_embd * (model.attention_width + model.n_kv_head * model.head_dim)
+
+
+def _dense_widths(model: ModelConfig, moe: bool) -> list[int]:
+    """Hidden widths of the networks that every token passes in a layer: the dense one, that beside the experts."""
+    if not moe or model.moe is None:
+        return [model.hidden]
+    return [model.hidden] * model.moe.after_dense + [model.shared_hidden] * (model.shared_hidden > 0)
 
 
 def _network_weights(model: ModelConfig, moe: bool, active: bool) -> int:
-    """Matrix elements of a layer's network: its dense one, or router, experts and what stands beside them."""
+    """Matrix elements of a layer's networks: dense ones, router and experts."""
     C, matrices = model.n_embd, network_matrices(model)
-    if not moe or model.moe is None:
-        return matrices * C * model.hidden
-    experts = model.moe.n_expert_per_token if active else model.moe.n_expert
-    return C * model.moe.n_expert + matrices * C * (model.expert_hidden * experts + model.shared_hidden)
+    hidden, router = sum(_dense_widths(model, moe)), 0
+    if moe and model.moe is not None:
+        hidden += model.expert_hidden * (model.moe.n_expert_per_token if active else model.moe.n_expert)
+        router = C * model.moe.n_expert
+    return router + matrices * C * hidden
 
 
-def _vectors(model: ModelConfig, moe: bool) -> int:
-    """Biases and gains of one block; routed experts have no biases."""
-    C, narrow = model.n_embd, model.n_kv_head * model.head_dim
-    total = 2 * _norm(model) + (2 * model.head_dim if model.qk_norm else 0)
+def _vectors(model: ModelConfig, moe: bool, active: bool) -> int:
+    """Biases and gains of one block."""
+    C, inner = model.n_embd, network_matrices(model) - 1
+    norms = 3 if moe and model.moe is not None and model.moe.after_dense else 2
+    total = norms * _norm(model) + (2 * model.head_dim if model.qk_norm else 0)
+    if model.has_qkv_bias:
+        total += model.attention_width + 2 * model.n_kv_head * model.head_dim
     if model.bias:
-        hidden = model.shared_hidden if moe else model.hidden
-        total += 2 * C + 2 * narrow + ((network_matrices(model) - 1) * hidden + C if hidden else 0)
+        total += C + sum(inner * hidden + C for hidden in _dense_widths(model, moe))
+    if moe and model.moe is not None and model.moe.bias:
+        experts = model.moe.n_expert_per_token if active else model.moe.n_expert
+        total += model.moe.n_expert + experts * (inner * model.expert_hidden + C)
     return total
 
 
@@ -85,11 +98,11 @@ def count_params(model: ModelConfig, active: bool = False) -> int:
     That is its own experts and, of the tables of n-grams, one row each.
     """
     C = model.n_embd
-    total = vocab_size(model) * C * (1 if model.tie_embeddings else 2) + _norm(model)
+    total = vocab_size(model) * (C * (1 if model.tie_embeddings else 2) + model.head_bias) + _norm(model)
     total += model.block_size * C if model.rope is None and model.positions == "learned" else 0
     total += C * sum(1 if active else rows for rows in ngram_rows(model).values())
     for moe in layer_is_moe(model):
-        total += _attention_weights(model) + _network_weights(model, moe, active) + _vectors(model, moe)
+        total += _attention_weights(model) + _network_weights(model, moe, active) + _vectors(model, moe, active)
     # Two shares for each shortcut into each block; the first has nothing earlier to mix in.
     return total + 2 * (model.n_layer - 1) * (model.value_residual + model.x0_shortcut)
 
@@ -101,7 +114,7 @@ def count_buffers(model: ModelConfig) -> int:
 
 # ---------------------------------------------------------------- arithmetic and the cache
 def count_flops_per_token(model: ModelConfig, blocks_only: bool = False) -> int:
-    """Training FLOPs per token: 6 per weight of an active matrix, the output layer's too, and 12 C per token seen.
+    """Training FLOPs per token: 6 per weight of an active matrix, the output layer's too, and 12 H D per token seen.
 
     The count of PaLM (Chowdhery et al. 2022, appendix B), where a sliding layer sees its window, not the context, and
     a layer of kind B the mean over its heads.
@@ -110,7 +123,7 @@ def count_flops_per_token(model: ModelConfig, blocks_only: bool = False) -> int:
     total = 0 if blocks_only else 6 * vocab_size(model) * C
     for moe, windows in zip(layer_is_moe(model), layer_windows(model), strict=True):
         total += 6 * (_attention_weights(model) + _network_weights(model, moe, active=True))
-        total += 12 * C * sum(min(window or T, T) for window in windows) // len(windows)
+        total += 12 * model.attention_width * sum(min(window or T, T) for window in windows) // len(windows)
     return total
 
 

@@ -24,7 +24,8 @@ from dgsgpt.costs import (
     settled_device,
     vocab_size,
 )
-from dgsgpt.tape import Kind, MicroBatch, Op, block_ops, norm_op
+from dgsgpt.micro_batch import MicroBatch
+from dgsgpt.tape import Kind, Op, block_ops, norm_op
 from dgsgpt.update_groups import Weight, list_weights, state_bytes, update_bytes, weight_bytes
 
 # Bytes to a logit of a chunk where a cap rules torch's operator out: logits, their gradient and two temporaries; three
@@ -231,7 +232,7 @@ class StepMemory:
             copies = copied * multiplied
             if op.rising and self.mode != "none":
                 waiting = self.batch.stream + self.batch.branch  # gradients, which have come as far as this block
-                rising = waiting + op.rising + max(ahead, op.product)
+                rising = waiting + op.rising + max(ahead, op.product - op.pending)
                 moments.append(Moment(0.0, kept + op.kept, 0.0, rising + copies))
             ahead -= op.product
             # Gradients of later operators' weights are there, unless they have been added to those before.

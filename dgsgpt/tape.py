@@ -11,10 +11,11 @@ that cannot be seen from here: other windowed kernels, and keys repeated for gro
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
-from dgsgpt.architecture import MIN_WINDOW_BLOCK, SHORT_ATTENTION, ModelConfig, Windows
+from dgsgpt.architecture import MIN_WINDOW_BLOCK, ModelConfig, MoEConfig, Windows
+from dgsgpt.costs import network_matrices
+from dgsgpt.micro_batch import MicroBatch
 
 # Gradients and temporaries of one backward pass, in units of the tensor that is differentiated.
 RMSNORM_PASSING = 4  # d(x^2) is 2 * x^1 * gradient, each factor a tensor, beside what has come another way
@@ -32,6 +33,7 @@ class Op(NamedTuple):
     weights: int = 0  # elements of the matrices it multiplies by
     product: float = 0.0  # results that selective checkpointing keeps: of matrix products and attention
     rising: float = 0.0  # temporaries of its forward pass, where one that is repeated may be higher than the way back
+    pending: float = 0.0  # of its results, what comes after those
     single: int = 0  # elements of the largest of several matrices
 
     @property
@@ -56,56 +58,6 @@ class Flow(NamedTuple):
     incoming: float  # gradient of its result, unless that is one of these
 
 
-@dataclass(frozen=True)
-class MicroBatch:
-    """B sequences of T tokens on their way through the network, and the sizes of their tensors in bytes."""
-
-    model: ModelConfig
-    sequences: int
-    e: int  # bytes of a number in matrix products
-    cpu: bool = True  # its kernels, or those of a GPU
-    stream_e: int = 4  # bytes of a number of the residual stream: that of the stored weights
-
-    def attention_bytes(self, queries: int) -> int:
-        """Bytes of a number while so many queries are attended at once: CPUs turn few of them into float32."""
-        return 4 if self.cpu and queries < SHORT_ATTENTION else self.e
-
-    @property
-    def tokens(self) -> int:
-        """N = B T."""
-        return self.sequences * self.model.block_size
-
-    @property
-    def stream(self) -> int:
-        """The residual stream, or a gradient of it."""
-        return self.stream_e * self.tokens * self.model.n_embd
-
-    @property
-    def exact(self) -> int:
-        """A tensor of the stream's shape in float32, in which norms, routers and rotary positions compute."""
-        return 4 * self.tokens * self.model.n_embd
-
-    @property
-    def wide(self) -> int:
-        """What a matrix product reads or gives in width C."""
-        return self.e * self.tokens * self.model.n_embd
-
-    @property
-    def narrow(self) -> int:
-        """Keys, or values."""
-        return self.e * self.tokens * self.model.n_kv_head * self.model.head_dim
-
-    @property
-    def cast(self) -> int:
-        """What a product reads beside the router, which reads float32; nothing where both are one."""
-        return self.wide if self.e < 4 else 0
-
-    @property
-    def branch(self) -> int:
-        """The gradient of what a branch adds to the stream, where cast or dropout make it another than the stream's."""
-        return self.wide if self.e != self.stream_e or self.model.dropout else 0
-
-
 def block_ops(batch: MicroBatch, kind: Kind) -> list[Op]:
     """The operators of a block; what they keep includes what enters it."""
     model = batch.model
@@ -115,9 +67,12 @@ def block_ops(batch: MicroBatch, kind: Kind) -> list[Op]:
         ops.append(Op(batch.stream, 3 * batch.stream))
     ops += [norm_op(batch, residual=True), *_attention_ops(batch, kind), *_dropout_ops(batch)]
     ops.append(norm_op(batch, residual=True))
-    dense = Flow(batch.wide, batch.stream, batch.branch)
-    ops += _moe_ops(batch) if kind.moe else _network_ops(batch, batch.tokens, model.hidden, dense)
-    return ops + _dropout_ops(batch)
+    dense = _network_ops(batch, batch.tokens, model.hidden, Flow(batch.wide, batch.stream, batch.branch))
+    if not kind.moe or model.moe is None:
+        return [*ops, *dense, *_dropout_ops(batch)]
+    if model.moe.after_dense:
+        ops += [*dense, *_dropout_ops(batch), norm_op(batch, residual=True)]
+    return [*ops, *_moe_ops(batch, model.moe), *_dropout_ops(batch)]
 
 
 def norm_op(batch: MicroBatch, residual: bool) -> Op:
@@ -143,15 +98,17 @@ def _dropout_ops(batch: MicroBatch) -> list[Op]:
 # ---------------------------------------------------------------- attention
 def _attention_ops(batch: MicroBatch, kind: Kind) -> list[Op]:
     model, C = batch.model, batch.model.n_embd
-    narrow = model.n_kv_head * model.head_dim
-    heads = batch.wide + 2 * batch.narrow
+    wide, narrow = model.attention_width, model.n_kv_head * model.head_dim
+    heads = batch.queries + 2 * batch.narrow
     # Queries, keys and values; what rotary positions then turn need not be kept.
-    ops = [Op(batch.wide, batch.stream + heads + 2 * batch.wide, C * (C + 2 * narrow), heads, single=C * C)]
+    ops = [Op(batch.wide, batch.stream + heads + 2 * batch.wide, C * (wide + 2 * narrow), heads, single=C * wide)]
     if model.qk_norm:
         ops.append(_qk_norm_op(batch))
     if model.rope:
         copies = ROPE_RISING + (1 if batch.e < 4 else 0)  # of the queries; one more to make them float32
-        ops[-1] = ops[-1]._replace(rising=copies * batch.exact)
+        # Queries are turned before there are keys, and keys, which may be as wide, before there are values.
+        pending = batch.narrow * (1 if narrow == wide else 2)
+        ops[-1] = ops[-1]._replace(rising=copies * 4 * batch.tokens * wide, pending=pending)
     if model.value_residual and not kind.first:
         ops.append(Op(batch.narrow, batch.stream + heads + 2 * batch.narrow))
     cut = [_blocks(model, window) for window in kind.windows]
@@ -162,14 +119,15 @@ def _attention_ops(batch: MicroBatch, kind: Kind) -> list[Op]:
     # Blocks and halves of heads are joined in a new tensor, a result in float32 is cast to one; else the output layer
     # keeps attention's own.
     joined = len(cut) > 1 or cut[0] is not None or cast
-    ops.append(Op(batch.wide if joined else 0, batch.stream + 2 * batch.wide, C * C, batch.wide))
+    passing = batch.stream + batch.wide + batch.queries
+    ops.append(Op(batch.queries if joined else 0, passing, C * wide, batch.wide))
     return ops
 
 
 def _qk_norm_op(batch: MicroBatch) -> Op:
     """RMSNorm of queries and keys in float32: inputs, their values before the gain, a root for each head."""
     model, N = batch.model, batch.tokens
-    queries, keys = 4 * N * model.n_embd, 4 * N * model.n_kv_head * model.head_dim
+    queries, keys = 4 * N * model.attention_width, 4 * N * model.n_kv_head * model.head_dim
     kept = 2 * (queries + keys) + 4 * N * (model.n_head + model.n_kv_head)
     return Op(kept, batch.stream + batch.narrow + RMSNORM_PASSING * queries)
 
@@ -189,25 +147,44 @@ def _attend_op(batch: MicroBatch, cut: list[tuple[int, int] | None]) -> Op:
     `cut` has the blocks of each window of the layer; with two, each has its half of the query heads.
     """
     model = batch.model
-    C, H, narrow = model.n_embd, model.n_head, model.n_kv_head * model.head_dim
+    wide, H, narrow = model.attention_width, model.n_head, model.n_kv_head * model.head_dim
     share = 1 / len(cut)
     kv_share = 1.0 if model.n_kv_head == 1 else share  # a single key/value head serves both halves
-    kept = product = cast = 0.0
+    kept = product = cast = joining = splitting = 0.0
+    given = batch.queries + 2 * batch.narrow
     if not all(cut) and batch.attention_bytes(model.block_size) == batch.e:
-        kept += batch.wide + 2 * batch.narrow  # also where half of them is needed: a view keeps all
+        kept, given = given, 0.0  # also where half of them is needed: a view keeps all
     for blocks in cut:
         count, size = blocks or (1, model.block_size)
         padded = batch.sequences * count * size
         e = batch.attention_bytes(size)
-        product += share * padded * (e * C + 4 * H)
+        product += share * padded * (e * wide + 4 * H)
         if e != batch.e:  # gradients in float32 beside those in the dtype of matrix products
-            cast += padded * e * (2 * share * C + 2 * kv_share * narrow)
-            kept += 0 if blocks else padded * e * (share * C + 2 * kv_share * narrow)
+            cast += padded * e * (2 * share * wide + 2 * kv_share * narrow)
+            kept += 0 if blocks else padded * e * (share * wide + 2 * kv_share * narrow)
         if blocks:
             # Copies; all blocks but the first hold the keys of two. One mask for the first, a wider for the others.
-            kept += padded * e * (share * C + 2 * kv_share * narrow * (2 - 1 / count))
+            kept += padded * e * (share * wide + 2 * kv_share * narrow * (2 - 1 / count))
             kept += e * size**2 * (3 if count > 1 else 1)
-    return Op(kept + product, batch.stream + max(cast, 2 * batch.wide + 2 * batch.narrow), 0, product)
+            # Gradients of queries, result and, with a head for each query head, keys and values: of the first block or
+            # of the others, which have two blocks of keys; beside that of the blocks joined.
+            splitting = max(splitting, padded * share * wide * (e * max(4 / count, 6 - 6 / count) + batch.e))
+        joining = max(joining, _joining(batch, blocks, share * wide, kv_share * narrow))
+    rising = max(0.0, joining + given - product) if joining else 0.0  # results are counted with what is kept
+    passing = max(cast, splitting, 2 * batch.queries + 2 * batch.narrow)
+    return Op(kept + product, batch.stream + passing, 0, product, rising)
+
+
+def _joining(batch: MicroBatch, blocks: tuple[int, int] | None, wide: float, narrow: float) -> float:
+    """What lies there beside what is kept while the results of a window's blocks are joined, in heads so wide."""
+    count, size = blocks or (1, batch.model.block_size)
+    padded = batch.sequences * count * size
+    cast = batch.attention_bytes(size) != batch.e
+    if not blocks:
+        return padded * batch.e * wide if cast else 0.0
+    # Queries that had to be padded, the blocks joined, these in order; before a cast also blocks of all three.
+    copies = wide * (2 + cast + (padded > batch.tokens)) + (4 * narrow * (1 - 1 / count) if cast else 0)
+    return padded * batch.e * copies
 
 
 # ---------------------------------------------------------------- feed-forward networks
@@ -227,10 +204,26 @@ def _network_ops(batch: MicroBatch, rows: float, hidden: int, flow: Flow, copies
     return [first, middle, Op(read, flow.waiting + flow.incoming + inner, matrix, outer)]
 
 
-def _moe_ops(batch: MicroBatch) -> list[Op]:
+def _biased(ops: list[Op], batch: MicroBatch, rows: int, flow: Flow, held: float) -> list[Op]:
+    """Experts with biases that each row looks up: in float32, as their gradients are summed, then cast.
+
+    Each sum keeps the numbers of the rows' experts, in 4 bytes; `held` lies there on the way forward.
+    """
+    first, middle, last = ops
+    adds, e = network_matrices(batch.model) - 1, batch.e
+    inner, outer = rows * batch.model.expert_hidden, rows * batch.model.n_embd
+    exact = 4 if e < 4 else 0  # bytes of a gradient's number that is cast before it is summed
+    by_first, by_last = flow.waiting + (adds * e + exact) * inner, flow.waiting + flow.incoming + exact * outer
+    return [
+        first._replace(kept=first.kept + 4 * adds * rows, passing=max(first.passing, by_first)),
+        middle._replace(rising=(4 + e) * inner + held),
+        last._replace(kept=last.kept + 4 * rows, passing=max(last.passing, by_last), rising=(4 + e) * outer + held),
+    ]
+
+
+def _moe_ops(batch: MicroBatch, moe: MoEConfig) -> list[Op]:
     """Router, rows gathered for the experts, these, their results put back; then the network beside them."""
-    model, moe, N = batch.model, batch.model.moe, batch.tokens
-    assert moe is not None
+    model, N = batch.model, batch.tokens
     E, K = moe.n_expert, moe.n_expert_per_token
     # Logits and probabilities in float32; weights, numbers of experts and orders of rows, most in 8 bytes.
     if moe.capacity_factor is None:
@@ -241,16 +234,19 @@ def _moe_ops(batch: MicroBatch) -> list[Op]:
         results = 2  # and after they are weighted
         routing, incoming = N * (8 * E + 16 * K) + 21 * slots, 0  # gathered, and one of the two is free again
     outer = slots * batch.e * model.n_embd
-    # While results are added up: them weighted and their sum, or zeros and what is added to them. What attention has
-    # given lies there too until the network returns, and what the network reads.
-    adding = (outer + batch.wide if results == 1 else 2 * batch.wide) + batch.wide + batch.cast
+    # On the way forward what attention has given lies there until the network after it returns, and what that reads.
+    held = batch.cast + (0 if moe.after_dense else batch.wide)
+    # While results are added up: them weighted and their sum, or zeros and what is added to them.
+    adding = (outer + batch.wide if results == 1 else 2 * batch.wide) + held
     # The network beside the experts comes first on the way back: the gradient of its input waits.
     waiting = batch.stream + (batch.wide if model.shared_hidden else 0)
+    flow = Flow(0, waiting, outer)
+    experts = _network_ops(batch, slots, model.expert_hidden, flow, copies=E)
     # The router reads float32: a copy, unless the norm gives that. Its small matrix is never cast and counts for none.
     ops = [
         Op(batch.exact + routing, waiting + 2 * batch.exact, 0, 4 * N * E),
         Op(outer, waiting + batch.wide + 2 * outer),
-        *_network_ops(batch, slots, model.expert_hidden, Flow(0, waiting, outer), copies=E),
+        *(_biased(experts, batch, slots, flow, held) if moe.bias else experts),
         Op(results * outer, waiting + incoming + 2 * outer, rising=adding),
     ]
     if model.shared_hidden:

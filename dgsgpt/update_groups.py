@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
-from dgsgpt.architecture import ModelConfig, layer_is_moe
+from dgsgpt.architecture import ModelConfig, MoEConfig, layer_is_moe
 from dgsgpt.config import RunConfig
 from dgsgpt.costs import network_matrices, ngram_rows, vocab_size
 
@@ -44,8 +44,8 @@ class Weight(NamedTuple):
 
     @property
     def is_matrix(self) -> bool:
-        """A matrix or a stack of matrices; these decay, vectors never do."""
-        return len(self.shape) >= 2
+        """A matrix or a stack of matrices; these decay, vectors and stacks of experts' biases never do."""
+        return len(self.shape) >= 2 and not self.name.endswith("bias")
 
     @property
     def in_block(self) -> bool:
@@ -81,6 +81,8 @@ def list_weights(model: ModelConfig) -> tuple[Weight, ...]:
     found += _norm("norm", model)
     if not model.tie_embeddings:
         found.append(Weight("head.weight", (V, C)))
+    if model.head_bias:
+        found.append(Weight("head.bias", (V,)))
     return tuple(found)
 
 
@@ -89,8 +91,9 @@ def _block(model: ModelConfig, moe: bool, later: bool) -> Iterator[Weight]:
     if model.x0_shortcut and later:
         yield Weight("stream_mix.weight", (2,))
     yield from _norm("norm1", model)
-    for name, rows in (("q", C), ("k", narrow), ("v", narrow), ("out", C)):
-        yield from _linear(f"attn.{name}", rows, C, model.bias)
+    for name, rows in (("q", model.attention_width), ("k", narrow), ("v", narrow)):
+        yield from _linear(f"attn.{name}", rows, C, model.has_qkv_bias)
+    yield from _linear("attn.out", C, model.attention_width, model.bias)
     if model.qk_norm:
         yield from (Weight(f"attn.{name}.weight", (D,)) for name in ("q_norm", "k_norm"))
     if model.value_residual and later:
@@ -98,15 +101,27 @@ def _block(model: ModelConfig, moe: bool, later: bool) -> Iterator[Weight]:
     yield from _norm("norm2", model)
     if not moe or model.moe is None:
         yield from _network("mlp", model, model.hidden)
-        return
-    E, hidden = model.moe.n_expert, model.expert_hidden
-    routed = "mlp.routed" if model.shared_hidden else "mlp"
-    yield Weight(f"{routed}.router.weight", (E, C))
+    elif model.moe.after_dense:
+        yield from _network("mlp", model, model.hidden)
+        yield from _norm("norm3", model)
+        yield from _experts("moe", model, model.moe)
+    else:
+        yield from _experts("mlp", model, model.moe)
+
+
+def _experts(prefix: str, model: ModelConfig, moe: MoEConfig) -> Iterator[Weight]:
+    C, E, hidden = model.n_embd, moe.n_expert, model.expert_hidden
+    routed = f"{prefix}.routed" if model.shared_hidden else prefix
+    yield from _linear(f"{routed}.router", E, C, moe.bias)
     for name in ("up", "gate")[: network_matrices(model) - 1]:
         yield Weight(f"{routed}.experts.{name}", (E, hidden, C))
+        if moe.bias:
+            yield Weight(f"{routed}.experts.{name}_bias", (E, hidden))
     yield Weight(f"{routed}.experts.down", (E, C, hidden))
+    if moe.bias:
+        yield Weight(f"{routed}.experts.down_bias", (E, C))
     if model.shared_hidden:
-        yield from _network("mlp.shared", model, model.shared_hidden)
+        yield from _network(f"{prefix}.shared", model, model.shared_hidden)
 
 
 def _network(prefix: str, model: ModelConfig, hidden: int) -> Iterator[Weight]:
@@ -175,7 +190,7 @@ def _state_bytes(weight: Weight, rule: str, config: RunConfig) -> int:
     numbers = weight.numbers
     if rule == "muon":  # the gradient's mean; in the precision of the weights
         return numbers * weight.stored_bytes(config.train.weight_precision == "bf16")
-    if rule == "adafactor" and weight.is_matrix:  # mean squares of each row and of each column, in float32
+    if rule == "adafactor" and len(weight.shape) >= 2:  # mean squares of each row and of each column, in float32
         return 4 * (numbers // weight.shape[-1] + numbers // weight.shape[-2])
     if rule == "adafactor":
         return 4 * numbers

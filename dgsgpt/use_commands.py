@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dgsgpt.cli_options import json_option, print_json, runs_dir_option
+
+if TYPE_CHECKING:
+    from dgsgpt.checkpoint import Checkpoint
+    from dgsgpt.config import DataConfig
+    from dgsgpt.evaluation.report import Report
 
 
 @click.command()
@@ -39,51 +44,129 @@ def sample(root: Path, checkpoint: str, prompt: str, device: str, as_json: bool,
 
 
 @click.command("eval")
-@click.argument("checkpoint")
-@click.option("--text", type=click.Path(path_type=Path), help="Evaluate on a whole text file.")
+@click.argument("checkpoint", required=False)
+@click.option(
+    "--text", type=click.Path(path_type=Path, allow_dash=True), help="Evaluate on a whole text file; - is standard input."
+)
 @click.option("--corpus", help="Evaluate on the validation split of this corpus (default: the one it was trained on).")
 @click.option("--context", type=int, metavar="TOKENS", help="Length of a window (default: the trained context).")
+@click.option(
+    "--stride", type=int, metavar="TOKENS",
+    help="Begin a window every so many tokens, so that each token has at least context - stride before it: nearer to "
+    "what the model can do, and context / stride times the work (default: the context; 1 is exact).",
+)  # fmt: skip
 @click.option(
     "--rope-scaling",
     type=click.Choice(["linear", "yarn", "llama3"]),
     help="Stretch rotary positions from the trained context to --context; nothing is retrained.",
 )
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
+@click.option("--details", is_flag=True, help="Also the hardest and easiest passages, and how sure it is.")
+@click.option("--keep/--no-keep", default=True, show_default=True, help="Keep the result with the checkpoint.")
+@click.option("--list", "listed", is_flag=True, help="List what was kept, of all runs or of CHECKPOINT (a run, too).")
 @json_option
 @runs_dir_option
 def evaluate(
-    root: Path, checkpoint: str, text: Path | None, corpus: str | None, context: int | None, rope_scaling: str | None,
-    device: str, as_json: bool,
+    root: Path, checkpoint: str | None, text: Path | None, corpus: str | None, listed: bool, as_json: bool,
+    **settings: Any,
 ) -> None:  # fmt: skip
-    """Loss, perplexity and bits per byte of CHECKPOINT, deterministic and over the whole split."""
-    from dgsgpt import console
-    from dgsgpt.checkpoint import find_checkpoint, load_checkpoint
-    from dgsgpt.data.text import read_file
-    from dgsgpt.evaluation import evaluate_text, extended, validation_text
+    """Loss, perplexity and bits per byte of CHECKPOINT, deterministic and over the whole split.
 
+    Tables show where they come from: tokens with much or little text before them, rare and frequent ones.
+    """
     if text is not None and corpus is not None:
         raise click.UsageError("--text and --corpus exclude each other")
+    if listed:
+        if text is not None or corpus is not None:
+            raise click.UsageError("--list shows what was kept; leave --text and --corpus out")
+        _list_kept(root, checkpoint, as_json)
+    elif checkpoint is None:
+        raise click.UsageError("give a CHECKPOINT (a directory, RUN or RUN@STEP), or --list")
+    else:
+        _evaluate(root, checkpoint, text, corpus, as_json=as_json, **settings)
+
+
+def _evaluate(
+    root: Path, checkpoint: str, text: Path | None, corpus: str | None, *, context: int | None, stride: int | None,
+    rope_scaling: str | None, device: str, details: bool, keep: bool, as_json: bool,
+) -> None:  # fmt: skip
+    from dgsgpt import console
+    from dgsgpt.checkpoint import find_checkpoint, load_checkpoint
+    from dgsgpt.evaluation import extended
+    from dgsgpt.evaluation.report import evaluate_fully, training_frequencies
+    from dgsgpt.evaluation.sliding import check_stride
+
     opened = load_checkpoint(find_checkpoint(checkpoint, root), device)
     window = opened.config.model.block_size if context is None else context
     model = extended(opened.model, window, rope_scaling)
-    data = opened.config.data
+    step = check_stride(stride, window)
+    content, what = _text(text, corpus, opened.config.data)
+    frequencies = training_frequencies(opened.metadata, opened.tokenizer)
     # A text without the separator is one document.
-    separator = data.document_separator
-    if text is not None:
-        content, what = read_file(text), str(text)
-    else:
-        name = corpus or data.corpus
-        content, what = validation_text(name, data.val_fraction), f"{name}, validation split"
+    separator = opened.config.data.document_separator
+    times = "" if step == window else f", {window / step:.3g} times the work"
     with console.progress(quiet=as_json) as report:
-        result = evaluate_text(
-            model, opened.tokenizer, content, block_size=window, device=device, document_separator=separator,
-            on_batch=lambda done, total: report(f"evaluating {what}", done / total),
+        result = evaluate_fully(
+            model, opened.tokenizer, content, context=window, stride=step, device=device, frequencies=frequencies,
+            document_separator=separator,
+            on_batch=lambda done, total: report(f"evaluating {what}{times}", done / total),
         )  # fmt: skip
     if as_json:
-        print_json({**result.to_dict(), "context": window})
+        print_json(result.to_dict() if details else result.figures())
     else:
-        click.echo(f"{what}: loss {result.loss:.4f}, perplexity {result.ppl:.2f}, {result.bpb:.4f} bits per byte "
-                   f"over {result.tokens:,} tokens, {result.bytes:,} bytes, context {window:,}")  # fmt: skip
+        console.print_evaluation(result, what, details)
+    if keep:
+        _keep(opened, result, what, {"document_separator": separator, "rope_scaling": rope_scaling})
+
+
+def _text(file: Path | None, corpus: str | None, data: DataConfig) -> tuple[str, str]:
+    """The text to evaluate on, and what it is called."""
+    from dgsgpt.data.text import read_file
+    from dgsgpt.evaluation import validation_text
+    from dgsgpt.evaluation.texts import read_standard_input
+
+    if file is not None and str(file) == "-":
+        return read_standard_input(), "standard input"
+    if file is not None:
+        return read_file(file), str(file)
+    name = corpus or data.corpus
+    return validation_text(name, data.val_fraction), f"{name}, validation split"
+
+
+def _keep(opened: Checkpoint, result: Report, what: str, how: dict[str, str | None]) -> None:
+    """Keep a result; on stderr, because `--json` prints one object and nothing else."""
+    import sys
+
+    from dgsgpt.errors import RunError
+    from dgsgpt.evaluation import kept
+
+    command = ["dgsgpt", *sys.argv[1:]]
+    try:
+        path = kept.keep(
+            opened.path, result, text_name=what, tokenizer_sha256=opened.tokenizer.sha256, command=command, **how
+        )
+    except RunError as e:  # the result itself is printed already
+        click.echo(f"warning: {e}", err=True)
+        return
+    said = f"kept in {path}" if path else f"not kept: {opened.path} is not in a run's directory"
+    click.echo(f"{said}; see `dgsgpt eval --list`" if path else said, err=True)
+
+
+def _list_kept(root: Path, reference: str | None, as_json: bool) -> None:
+    from dgsgpt import console
+    from dgsgpt.catalog_commands import find_target
+    from dgsgpt.evaluation.kept import list_kept
+    from dgsgpt.runs import list_runs
+
+    target = None if reference is None else find_target(reference, root)
+    runs = list_runs(root) if target is None else [target.owner]
+    found, damaged = list_kept(runs, checkpoint=target.name if target else None)
+    if as_json:
+        print_json({"evaluations": [one.to_dict() for one in found], "damaged": damaged})
+        return
+    console.print_kept(found)
+    if damaged:
+        click.echo(f"warning: {damaged} damaged lines were left out", err=True)
 
 
 COMMANDS = (sample, evaluate)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgsgpt.config import RunConfig, build_config, layer_is_moe, layer_windows, load_config, parse_config
+from dgsgpt.config import ModelConfig, RunConfig, build_config, layer_is_moe, layer_windows, load_config, parse_config
 from dgsgpt.errors import ConfigError
 from dgsgpt.profiles import configs_dir
 from dgsgpt.rules import differences, list_settings, put
@@ -51,6 +51,8 @@ def test_yaml_round_trip_is_identity(n_head, head_dim, lr, dropout, moe, window)
     [
         ("model.n_head=5", "model.n_head=5 must divide model.n_embd=256; try 4 or 8"),
         ("model.n_kv_head=3", "model.n_kv_head=3 must divide model.n_head=4; try 2 or 4"),
+        ("model.head_bias=true", "needs an output layer of its own; set model.tie_embeddings=false"),
+        ("model.head_size=7", "gives heads of odd width 7, which RoPE cannot rotate in pairs"),
         ("model.window.size=999", "model.window.size=999 must not exceed model.block_size=256"),
         ("model.moe.n_expert_per_token=9", "must not exceed model.moe.n_expert=8"),
         ("model.moe.every=9", "leaves no MoE layer"),
@@ -83,6 +85,25 @@ def test_an_odd_head_width_is_refused_only_with_rope() -> None:
     with pytest.raises(ConfigError, match="odd width 3"):
         parse_config("", overrides=["model.n_embd=12", "model.n_head=4"])
     assert parse_config("", overrides=["model.n_embd=12", "model.n_head=4", "model.rope=null"]).model.head_dim == 3
+
+
+def test_a_head_size_of_its_own_frees_the_width_from_the_number_of_heads() -> None:
+    model = parse_config("", overrides=["model.n_embd=10", "model.n_head=4", "model.head_size=6"]).model
+    assert (model.head_dim, model.attention_width) == (6, 24)
+    assert ModelConfig(n_embd=32, n_head=4).attention_width == 32
+
+
+@pytest.mark.parametrize(("chosen", "bias", "found"), [("same", True, True), ("same", False, False),
+                                                       ("with", False, True), ("without", True, False)])  # fmt: skip
+def test_biases_of_queries_keys_and_values_follow_the_others_unless_chosen(
+    chosen: str, bias: bool, found: bool
+) -> None:
+    assert ModelConfig.model_validate({"bias": bias, "qkv_bias": chosen}).has_qkv_bias == found
+
+
+def test_a_dense_network_stands_before_experts_or_beside_them() -> None:
+    with pytest.raises(ConfigError, match="set one of them to false"):
+        parse_config("", overrides=["model.moe.after_dense=true", "model.moe.dense_residual=true"])
 
 
 def test_all_problems_are_reported_by_field() -> None:

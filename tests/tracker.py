@@ -96,6 +96,20 @@ MEASURED: dict[str, dict[str, Any]] = {
         "train": {**IN_BACKWARD, **LEAN, "micro_batch_size": 1},
     },
     "in_backward_muon": {"n_embd": 128, "train": {**IN_BACKWARD, "optimizer": "muon", "micro_batch_size": 4}},
+    "wide_heads": {"head_size": 48, "qkv_bias": "with", "qk_norm": True},
+    "narrow_heads": {"head_size": 8, "n_kv_head": 1, "window": {"size": 40, "pattern": "BL"}, "block_size": 300},
+    "biased_experts": {"moe": {"n_expert": 4, "bias": True}, "mlp": "gelu"},
+    "biased_capacity": {"moe": {"n_expert": 8, "bias": True, "capacity_factor": 1.0, "n_shared_expert": 1}},
+    "after_dense": {
+        "moe": {"n_expert": 4, "n_expert_per_token": 1, "after_dense": True, "bias": True, "renormalize_single": True},
+        "rope": None, "norm": "layernorm", "mlp": "relu", "bias": True, "qkv_bias": "without", "dropout": 0.1,
+    },
+    "after_dense_shared": {"moe": {"n_expert": 4, "after_dense": True, "every": 2, "n_shared_expert": 1}, "n_layer": 3},
+    "head_bias": {"head_bias": True, "tie_embeddings": False, "vocab_size": 32_000, "logit_softcap": 30.0},
+    "head_bias_heavy": {
+        "head_bias": True, "tie_embeddings": False, "vocab_size": 8_000, "n_embd": 256, "block_size": 32,
+        "train": {"micro_batch_size": 1},
+    },
 }  # fmt: skip
 GPT2: dict[str, Any] = {  # of 124M parameters
     "n_layer": 12, "n_head": 12, "n_kv_head": 12, "n_embd": 768, "block_size": 1024, "vocab_size": 50_257,

@@ -35,8 +35,7 @@ def read_folder(path: Path) -> Tokenizer:
     description, source = _description(path, folder)
     try:
         names = _special_names(folder)
-        ids = {token["content"]: token["id"] for token in description.get("added_tokens") or []}
-        bos, eos = _begin_of_text(description, names), _ends_of_text(folder, description, names, ids)
+        bos, eos = _begin_of_text(description, names), _ends_of_text(folder, description, names)
         return build(description, bos, eos)
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise DataError(f"{shown(source)}: its tokenizer cannot be used: {e}") from None
@@ -149,24 +148,31 @@ def _begin_of_text(description: dict[str, Any], names: dict[str, Any]) -> int | 
     with told_in_one_line():
         plain: list[int] = backend.encode(sample, add_special_tokens=False).ids
         around: list[int] = backend.encode(sample, add_special_tokens=True).ids
-    before = next(i for i in range(len(around) + 1) if around[i : i + len(plain)] == plain)
-    if before > 1:
-        raise ValueError(f"it puts {before} tokens before a text, at most one is read")
+    before = next((i for i in range(2) if around[i : i + len(plain)] == plain), None)
+    if before is None:
+        raise ValueError("it puts more than one token before a text")
     return around[0] if before else None
 
 
-def _ends_of_text(folder: Path, description: dict[str, Any], names: dict[str, Any], added: dict[str, int]) -> list[int]:
-    """Ids that end a text: the tokenizer's own, then those the model stops at when it generates."""
+def _ends_of_text(folder: Path, description: dict[str, Any], names: dict[str, Any]) -> list[int]:
+    """Ids that end a text: the tokenizer's own, then those the model stops at when it generates.
+
+    The model's count only where they are special tokens: a config that nobody filled in has Llama's 2 or GPT-2's 50256,
+    which here may be any piece of text.
+    """
+    added = {token["content"]: token for token in description.get("added_tokens") or []}
     found: list[int] = []
     name = _name(names.get("eos_token"))
     if name is not None:
         vocab = description["model"].get("vocab")
-        token = added.get(name, vocab.get(name) if isinstance(vocab, dict) else None)
+        token = added[name]["id"] if name in added else vocab.get(name) if isinstance(vocab, dict) else None
         found += [] if token is None else [token]
+    special = {token["id"] for token in added.values() if token.get("special")}
     for file in (GENERATION_CONFIG, CONFIG):
-        found += _as_ids(_beside(folder / file).get("eos_token_id"), folder / file)
+        given = _as_ids(_beside(folder / file).get("eos_token_id"), folder / file)
+        found += [token for token in given if token in special]
     if not found and END_OF_TEXT in added:
-        found.append(added[END_OF_TEXT])
+        found.append(added[END_OF_TEXT]["id"])
     return list(dict.fromkeys(found))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dgsgpt.data.text import shown
-from dgsgpt.data.tokenizer import Tokenizer, load_tokenizer
+from dgsgpt.data.tokenizer import Tokenizer, load_tokenizer_file
 from dgsgpt.errors import DataError
 
 SHOWN = 12
@@ -23,7 +23,7 @@ def named_tokenizer(file: str) -> Tokenizer:
             f"data.tokenizer.file={shown(path)}: no such file; a model's tokenizer.json lies in its checkpoint, name "
             "that one"
         )
-    return load_tokenizer(path)
+    return load_tokenizer_file(path)
 
 
 def check_characters(tokenizer: Tokenizer, text: str, source: str) -> None:

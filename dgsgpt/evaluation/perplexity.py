@@ -1,9 +1,10 @@
 """Loss, perplexity and bits per byte over a whole text, the same on every call.
 
-The text is cut into windows of `block_size` predictions that do not overlap: each token is predicted exactly once,
-except the first, which nothing precedes. A window sees nothing before its own start, so a longer context gives a
-better figure; where the text was divided into documents, it sees nothing of another one either, as in training. Bits
-per byte count the UTF-8 bytes of the predicted tokens only and compare across tokenizers.
+The text is cut into windows of `block_size` predictions: each token is predicted exactly once, except the first, which
+nothing precedes. A window sees nothing before its own start, so a longer context gives a better figure, and so does a
+shorter `stride`, with which windows overlap (see `dgsgpt.evaluation.sliding`). Where the text was divided into
+documents, a window sees nothing of another one, as in training. Bits per byte count the UTF-8 bytes of the predicted
+tokens only and compare across tokenizers.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ import numpy.typing as npt
 import torch
 
 from dgsgpt.data.dataset import Dataset
-from dgsgpt.data.loader import windows
 from dgsgpt.data.text import split_documents
 from dgsgpt.data.tokenizer import Tokenizer
 from dgsgpt.errors import DataError
+from dgsgpt.evaluation.sliding import check_stride, sliding_windows
 
 if TYPE_CHECKING:
     from dgsgpt.model import GPT
@@ -37,6 +38,8 @@ class Evaluation:
     """Result over `tokens` predicted tokens, which stand for `bytes` of text.
 
     `loss` is the mean in nats per token, `ppl` its exponential, `bpb` the bits per byte (NaN if the tokens have none).
+    `context` and `stride` are those of the windows read, in tokens: no longer than the text. They are not known of
+    results that were kept before there was a stride.
     """
 
     loss: float
@@ -44,8 +47,10 @@ class Evaluation:
     bpb: float
     tokens: int
     bytes: int
+    context: int | None = None
+    stride: int | None = None
 
-    def to_dict(self) -> dict[str, float | int]:
+    def to_dict(self) -> dict[str, float | int | None]:
         """Plain values by name."""
         return asdict(self)
 
@@ -55,6 +60,7 @@ def evaluate(
     dataset: Dataset,
     *,
     block_size: int | None = None,
+    stride: int | None = None,
     max_tokens: int | None = None,
     batch_size: int | None = None,
     device: torch.device | str | None = None,
@@ -63,14 +69,15 @@ def evaluate(
 ) -> Evaluation:
     """Judge `model` on the validation split (or `split`) of `dataset`.
 
-    `block_size` is by default the model's context, `device` where the model is, and a batch about 8,192 tokens.
+    `block_size` is by default the model's context, `stride` is `block_size`, `device` where the model is, and a batch
+    about 8,192 tokens.
     `max_tokens` predicts only that many, spread evenly over the split. `on_batch(tokens done, tokens in all)` is
     called after each batch. The caller chooses the precision by `torch.autocast` around the call.
 
     Raises:
-        DataError: the split is too short, or its vocabulary is larger than the model's.
+        DataError: the split is too short, its vocabulary is larger than the model's, or a setting is out of its range.
     """
-    rules = Rules.of(model, block_size, max_tokens, batch_size, device)
+    rules = Rules.of(model, block_size, max_tokens, batch_size, device, stride)
     text = Tokens(dataset.tokenizer, dataset.tokens(split), dataset.document_starts(split))
     return _evaluate(model, text, rules, on_batch)
 
@@ -81,6 +88,7 @@ def evaluate_text(
     text: str,
     *,
     block_size: int | None = None,
+    stride: int | None = None,
     max_tokens: int | None = None,
     batch_size: int | None = None,
     device: torch.device | str | None = None,
@@ -90,9 +98,10 @@ def evaluate_text(
     """Judge `model` on any text, as `evaluate` does on a dataset that was prepared with this `document_separator`.
 
     Raises:
-        DataError: the text has fewer than two tokens or characters that the tokenizer does not know.
+        DataError: the text has fewer than two tokens or characters that the tokenizer does not know, or a setting is
+            out of its range.
     """
-    rules = Rules.of(model, block_size, max_tokens, batch_size, device)
+    rules = Rules.of(model, block_size, max_tokens, batch_size, device, stride)
     return _evaluate(model, Tokens.of(tokenizer, text, document_separator), rules, on_batch)
 
 
@@ -115,7 +124,10 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Rules:
+    """How a text is read; lengths in tokens."""
+
     block_size: int
+    stride: int
     max_tokens: int | None
     batch_size: int
     device: torch.device
@@ -128,29 +140,41 @@ class Rules:
         max_tokens: int | None,
         batch_size: int | None,
         device: torch.device | str | None,
+        stride: int | None = None,
     ) -> Self:
-        """The settings with their defaults filled in."""
+        """The settings with their defaults filled in.
+
+        Raises:
+            DataError: one is out of its range.
+        """
         for name, value in (("block_size", block_size), ("max_tokens", max_tokens), ("batch_size", batch_size)):
             if value is not None and value < 1:
                 raise DataError(f"{name}={value} must be at least 1")
         size = block_size or model.config.block_size
         place = torch.device(device) if device is not None else next(model.parameters()).device
-        return cls(size, max_tokens, batch_size or max(1, min(64, _BATCH_TOKENS // size)), place)
+        batch = batch_size or max(1, min(64, _BATCH_TOKENS // size))
+        return cls(size, check_stride(stride, size), max_tokens, batch, place)
+
+    def within(self, tokens: int) -> tuple[int, int]:
+        """Context and stride for a text of that many tokens: a window longer than it would be padding."""
+        size = min(self.block_size, tokens - 1)
+        return size, min(self.stride, size)
 
 
 def _evaluate(model: GPT, text: Tokens, rules: Rules, on_batch: OnBatch | None) -> Evaluation:
     ids = text.ids
     check_vocabulary(model, text.tokenizer, ids)
-    block_size = min(rules.block_size, len(ids) - 1)  # a window longer than the text would be padding
+    context, stride = rules.within(len(ids))
     total = min(rules.max_tokens or len(ids) - 1, len(ids) - 1)
     nats, tokens, size = 0.0, 0, 0
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            for batch, count in windows(
-                ids, block_size, rules.max_tokens, batch_size=rules.batch_size, document_starts=text.document_starts
-            ):
+            for batch, count in sliding_windows(
+                ids, context, stride, rules.max_tokens, batch_size=rules.batch_size,
+                document_starts=text.document_starts,
+            ):  # fmt: skip
                 x, y, documents = (None if t is None else t.to(rules.device) for t in batch)
                 loss = model(x, y, documents=documents).loss
                 nats += float(loss.double()) * count  # a Python float: sums are in 64 bits
@@ -161,13 +185,14 @@ def _evaluate(model: GPT, text: Tokens, rules: Rules, on_batch: OnBatch | None) 
                     on_batch(tokens, total)
     finally:
         model.train(was_training)
-    return summarise(nats, tokens, size)
+    return summarise(nats, tokens, size, context, stride)
 
 
-def summarise(nats: float, tokens: int, size: int) -> Evaluation:
+def summarise(nats: float, tokens: int, size: int, context: int, stride: int) -> Evaluation:
+    """An evaluation from the sum of the tokens' nats and of their bytes."""
     loss = nats / tokens
     ppl = math.inf if loss >= 700 else math.exp(loss)  # exp overflows; NaN stays NaN
-    return Evaluation(loss, ppl, nats / math.log(2) / size if size else math.nan, tokens, size)
+    return Evaluation(loss, ppl, nats / math.log(2) / size if size else math.nan, tokens, size, context, stride)
 
 
 def check_vocabulary(model: GPT, tokenizer: Tokenizer, ids: npt.NDArray[Any]) -> None:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Any, Self
@@ -17,19 +16,17 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from dgsgpt import format as fmt
-from dgsgpt.architecture import loss_chunk_rows
-from dgsgpt.data.loader import Batch, windows
+from dgsgpt.data.loader import Batch
 from dgsgpt.data.tokenizer import Tokenizer
+from dgsgpt.evaluation.judging import NONE_JUDGED, Floats, Judged, judge_batch, judging
 from dgsgpt.evaluation.perplexity import Evaluation, OnBatch, Rules, Tokens, check_vocabulary, summarise
+from dgsgpt.evaluation.sliding import sliding_windows, window_of
 
 if TYPE_CHECKING:
     from dgsgpt.model import GPT
 
-Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 BLOCK_BYTES = 512
@@ -68,10 +65,12 @@ class TokenText:
 class Scores:
     """Every predicted token of a text, in the text's order: n tokens.
 
-    `places` count from 0 in a token's window: the token at place p was predicted from p + 1 others. `windows` are the
-    numbers of the windows in the text; where only some were read, numbers are missing. `windows_sha256` is over the
-    windows as read: of each, its number of tokens and then the tokens (the first is only read, the others predicted),
-    all as little-endian 32-bit numbers.
+    `places` count from 0 in a token's window: the token at place p was predicted from p + 1 others, or, in a text
+    divided into documents, from those among them that are of its predecessor's document: `seen`. `windows` are the
+    numbers of the windows in the text; where only some were read, numbers are missing. `top` is the probability of the
+    token that the model found likeliest, and `right` whether that was the one. `windows_sha256` is over the windows as
+    read: of each, its number of tokens and then the tokens (the first is only read, the others predicted), all as
+    little-endian 32-bit numbers.
     """
 
     ids: Integers  # [n]
@@ -80,7 +79,11 @@ class Scores:
     ends: Integers  # [n] the byte after
     places: Integers  # [n]
     windows: Integers  # [n]
+    seen: Integers  # [n]
+    top: npt.NDArray[np.float32]  # [n]
+    right: npt.NDArray[np.bool_]  # [n]
     block_size: int
+    stride: int
     evaluation: Evaluation
     windows_sha256: str
     data: bytes
@@ -92,6 +95,7 @@ def score_text(
     text: str,
     *,
     block_size: int | None = None,
+    stride: int | None = None,
     max_tokens: int | None = None,
     batch_size: int | None = None,
     device: torch.device | str | None = None,
@@ -107,8 +111,8 @@ def score_text(
     """
     given = TokenText.of(tokenizer, text, document_separator)
     return score_tokens(
-        model, given, block_size=block_size, max_tokens=max_tokens, batch_size=batch_size, device=device,
-        on_batch=on_batch,
+        model, given, block_size=block_size, stride=stride, max_tokens=max_tokens, batch_size=batch_size,
+        device=device, on_batch=on_batch,
     )  # fmt: skip
 
 
@@ -117,6 +121,7 @@ def score_tokens(
     text: TokenText,
     *,
     block_size: int | None = None,
+    stride: int | None = None,
     max_tokens: int | None = None,
     batch_size: int | None = None,
     device: torch.device | str | None = None,
@@ -127,41 +132,55 @@ def score_tokens(
     Raises:
         DataError: as `score_text`.
     """
-    rules = Rules.of(model, block_size, max_tokens, batch_size, device)
+    rules = Rules.of(model, block_size, max_tokens, batch_size, device, stride)
     check_vocabulary(model, text.tokenizer, text.ids)
-    size = min(rules.block_size, len(text.ids) - 1)
+    size, step = rules.within(len(text.ids))
     total = min(max_tokens or len(text.ids) - 1, len(text.ids) - 1)
     # Windows over the places of the tokens instead of the tokens: so it is known where each one is.
-    everywhere = windows(
-        np.arange(len(text.ids)), size, max_tokens, batch_size=rules.batch_size, document_starts=text.document_starts
-    )
-    sha, at, nats, whole, done = hashlib.sha256(), [np.zeros(0, np.int64)], [np.zeros(0)], 0.0, 0
-    with _judging(model):
+    everywhere = sliding_windows(
+        np.arange(len(text.ids)), size, step, max_tokens, batch_size=rules.batch_size,
+        document_starts=text.document_starts,
+    )  # fmt: skip
+    sha, at, judged, whole, done = hashlib.sha256(), [np.zeros(0, np.int64)], [NONE_JUDGED], 0.0, 0
+    with judging(model):
         for batch, count in everywhere:
             tokens = _tokens_of(batch, text.ids)
             _hash_windows(sha, tokens)
-            loss, costs = _batch_nats(model, tokens, rules.device)
+            loss, found = judge_batch(model, tokens, rules.device)
             whole += loss * count
             at.append(batch.targets[batch.targets >= 0].numpy())
-            nats.append(costs)
+            judged.append(found)
             done += count
             if on_batch is not None:
                 on_batch(done, total)
-    return _scores(text, np.concatenate(at), np.concatenate(nats), size, whole, sha.hexdigest())
+    return _scores(text, np.concatenate(at), judged, (size, step), whole, sha.hexdigest())
 
 
-def _scores(text: TokenText, at: Integers, nats: Floats, block_size: int, whole: float, sha256: str) -> Scores:
+def _scores(
+    text: TokenText, at: Integers, judged: Sequence[Judged], rule: tuple[int, int], whole: float, sha256: str
+) -> Scores:
     ids = text.ids[at].astype(np.int64)
     lengths = text.tokenizer.byte_lengths[ids]
+    windows = window_of(at, *rule)
+    begun = windows * rule[1]
+    seen_from = begun
+    if text.document_starts is not None:
+        own = text.document_starts[np.searchsorted(text.document_starts, at - 1, side="right") - 1]
+        seen_from = np.maximum(begun, own)
+    nats, top, right = (np.concatenate(parts) for parts in zip(*judged, strict=True))
     return Scores(
         ids=ids,
         nats=nats,
         begins=text.ends[at] - lengths,
         ends=text.ends[at],
-        places=(at - 1) % block_size,
-        windows=(at - 1) // block_size,
-        block_size=block_size,
-        evaluation=summarise(whole, len(ids), int(lengths.sum())),
+        places=at - 1 - begun,
+        windows=windows,
+        seen=at - seen_from,
+        top=top,
+        right=right,
+        block_size=rule[0],
+        stride=rule[1],
+        evaluation=summarise(whole, len(ids), int(lengths.sum()), *rule),
         windows_sha256=sha256,
         data=text.data,
     )
@@ -176,51 +195,10 @@ def _tokens_of(places: Batch, ids: npt.NDArray[Any]) -> Batch:
 
 def _hash_windows(sha: hashlib._Hash, batch: Batch) -> None:
     x, y = batch.inputs.numpy(), batch.targets.numpy()
-    for row, count in enumerate((y >= 0).sum(1).tolist()):
+    counts = ((y >= 0) * np.arange(1, y.shape[1] + 1)).max(1)  # up to the last target; overlapping windows skip some
+    for row, count in enumerate(counts.tolist()):
         if count:
             sha.update(np.array([count + 1, *x[row, :count], y[row, count - 1]], dtype="<u4").tobytes())
-
-
-def _batch_nats(model: GPT, batch: Batch, device: torch.device) -> tuple[float, Floats]:
-    """The model's mean loss over a batch, and the nats of each of its targets, in the text's order."""
-    x, y, documents = (None if t is None else t.to(device) for t in batch)
-    assert x is not None
-    assert y is not None
-    with _last_states(model) as states:
-        out = model(x, y, documents=documents)
-    real = y >= 0
-    labels = y[real]
-    if out.logits is not None:
-        nats = F.cross_entropy(out.logits[real].float(), labels, reduction="none")
-    else:  # the loss was computed in chunks of rows, because all logits at once would be large: so are these
-        rows = loss_chunk_rows(model.config, y.numel(), device.type) or y.numel()
-        matrix = model.head.matrix(model.embed.weight)
-        parts = zip(states[-1][real].split(rows), labels.split(rows), strict=True)
-        costs = [F.cross_entropy(model.head.logits(x, matrix).float(), y, reduction="none") for x, y in parts]
-        nats = torch.cat(costs)
-    return float(out.loss.double()), nats.double().cpu().numpy()
-
-
-@contextmanager
-def _last_states(model: GPT) -> Iterator[list[Tensor]]:
-    """What leaves the last norm, [B, T, C], of each forward pass within."""
-    kept: list[Tensor] = []
-    handle = model.norm.register_forward_hook(lambda module, inputs, output: kept.append(output))
-    try:
-        yield kept
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def _judging(model: GPT) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)
 
 
 # ---------------------------------------------------------------- blocks
@@ -250,7 +228,7 @@ def window_blocks(scores: Sequence[Scores]) -> Blocks:
     """Blocks of whole windows, where all models read the same ones."""
     first = scores[0]
     windows_read, number = np.unique(first.windows, return_inverse=True)
-    per_window = max(1.0, first.block_size * first.evaluation.bytes / first.evaluation.tokens)
+    per_window = max(1.0, first.stride * first.evaluation.bytes / first.evaluation.tokens)
     group = max(math.ceil(BLOCK_BYTES / per_window), math.ceil(len(windows_read) / MOST_BLOCKS))
     number = number.astype(np.int64) // group
     count = int(number[-1]) + 1
@@ -272,4 +250,4 @@ def byte_blocks(scores: Sequence[Scores]) -> Blocks:
     return Blocks(of, count, np.diff(cuts).astype(np.float64), rule)
 
 
-__all__ = ["Blocks", "Scores", "TokenText", "byte_blocks", "score_text", "score_tokens", "window_blocks"]
+__all__ = ["Blocks", "Floats", "Scores", "TokenText", "byte_blocks", "score_text", "score_tokens", "window_blocks"]

@@ -40,7 +40,7 @@ _PARTS = {
     "ffn_up": "mlp.up",
     "ffn_down": "mlp.down",
 }
-_BLOCK = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
+_BLOCK = re.compile(r"blk\.(\d{1,5})\.(\w+)\.(weight|bias)")
 
 
 def read_gguf(path: Path, progress: Progress | None = None) -> Incoming:

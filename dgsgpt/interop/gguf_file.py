@@ -53,6 +53,8 @@ class GgufFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._at = 0
+        if not path.is_file():  # a pipe would never end
+            raise CheckpointError(f"{shown(path)}: no such file; give the path of a .gguf file")
         try:
             with path.open("rb") as f:
                 self._bytes = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)

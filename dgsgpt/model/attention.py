@@ -47,6 +47,7 @@ class Surroundings(NamedTuple):
 class Attention(nn.Module):
     """Grouped-query attention (Ainslie et al. 2023); keys and values are G heads wide, not H.
 
+    Heads are `head_dim` wide, which need not be C / H: queries and results have H * D channels.
     With two `windows` the first half of the heads has one and the second half the other (a layer of kind B).
     Attention weights are not dropped out in training: fused kernels without T x T memory have no dropout on CPU.
     """
@@ -54,11 +55,11 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, windows: Windows, mixes_values: bool = False) -> None:
         super().__init__()
         self.head_dim = config.head_dim
-        narrow = config.n_kv_head * config.head_dim
-        self.q = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
-        self.k = nn.Linear(config.n_embd, narrow, bias=config.bias)
-        self.v = nn.Linear(config.n_embd, narrow, bias=config.bias)
-        self.out = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        wide, narrow = config.attention_width, config.n_kv_head * config.head_dim
+        self.q = nn.Linear(config.n_embd, wide, bias=config.has_qkv_bias)
+        self.k = nn.Linear(config.n_embd, narrow, bias=config.has_qkv_bias)
+        self.v = nn.Linear(config.n_embd, narrow, bias=config.has_qkv_bias)
+        self.out = nn.Linear(wide, config.n_embd, bias=config.bias)
         # Normalised before they are turned, with one gain per channel shared by all heads (Qwen3; Henry et al. 2020).
         self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dgsgpt.architecture import Windows
-from dgsgpt.config import ModelConfig, layer_is_moe, layer_windows
+from dgsgpt.config import ModelConfig, MoEConfig, layer_is_moe, layer_windows
 from dgsgpt.errors import ConfigError
 from dgsgpt.model.attention import Attention, Surroundings
 from dgsgpt.model.cache import KVCache, Past
@@ -46,16 +46,16 @@ class BlockOutput(NamedTuple):
 
 
 class Block(nn.Module):
-    """A pre-norm Transformer block (Xiong et al. 2020): attention, then a dense or sparse network."""
+    """A pre-norm Transformer block (Xiong et al. 2020): attention, then a dense network or, with `moe`, experts."""
 
-    def __init__(self, config: ModelConfig, index: int, windows: Windows, moe: bool) -> None:
+    def __init__(self, config: ModelConfig, index: int, windows: Windows, moe: MoEConfig | None) -> None:
         super().__init__()
         later = index > 0  # the first block has nothing earlier to mix in
         self.stream_mix = build_mix(config.x0_shortcut and later, 1.0, 0.0)
         self.norm1 = build_norm(config)
         self.attn = Attention(config, windows, mixes_values=config.value_residual and later)
         self.norm2 = build_norm(config)
-        self.mlp = build_moe(config, config.moe) if moe and config.moe else build_mlp(config, config.hidden)
+        self.mlp = build_moe(config, moe) if moe else build_mlp(config, config.hidden)
         self.drop = nn.Dropout(config.dropout)
         self.share = _keep if config.value_residual and not later else _let_go
 
@@ -66,6 +66,32 @@ class Block(nn.Module):
         x = x + self.drop(y)
         y, aux_loss, router = self.mlp(self.norm2(x))
         return BlockOutput(x + self.drop(y), self.share(values), aux_loss, router)
+
+
+class ThreePartBlock(Block):
+    """A block whose experts follow its dense network, as a third sub-layer with a norm of its own.
+
+    The arrangement of the original DGS-GPT; others put experts in the dense network's place.
+    """
+
+    def __init__(self, config: ModelConfig, index: int, windows: Windows, moe: MoEConfig) -> None:
+        super().__init__(config, index, windows, None)
+        self.norm3 = build_norm(config)
+        self.moe = build_moe(config, moe)
+
+    def forward(self, x: Tensor, around: Surroundings, past: list[Past] | None = None) -> BlockOutput:
+        """`x` [B, T, C] -> [B, T, C] and what else a block gives."""
+        x, values, _, _ = super().forward(x, around, past)
+        y, aux_loss, router = self.moe(self.norm3(x))
+        return BlockOutput(x + self.drop(y), values, aux_loss, router)
+
+
+def build_block(config: ModelConfig, index: int, windows: Windows, sparse: bool) -> Block:
+    """The block that the config puts at `index`; `sparse` ones have experts."""
+    moe = config.moe if sparse else None
+    if moe is not None and moe.after_dense:
+        return ThreePartBlock(config, index, windows, moe)
+    return Block(config, index, windows, moe)
 
 
 def _keep(values: Tensor) -> Tensor | None:
@@ -96,30 +122,32 @@ class GPT(nn.Module):
         self.positions = build_positions(config)
         self.drop = nn.Dropout(config.dropout)
         kinds = zip(layer_windows(config), layer_is_moe(config), strict=True)
-        self.blocks = nn.ModuleList(Block(config, i, windows, moe) for i, (windows, moe) in enumerate(kinds))
+        self.blocks = nn.ModuleList(
+            build_block(config, i, windows, sparse) for i, (windows, sparse) in enumerate(kinds)
+        )
         self.norm = build_norm(config)
         self.head = (TiedHead if config.tie_embeddings else Head)(config)
         self.init_weights()
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Draw fresh weights: normal(0, 0.02), narrower by sqrt(2 n_layer) where a layer adds to the residual stream.
+        """Draw fresh weights: normal(0, 0.02), narrower where a sub-layer adds to the residual stream.
 
-        As in GPT-2 (Radford et al. 2019, section 2.3): the stream's variance then does not grow with depth. With
+        That is by the root of their number, 2 n_layer unless experts are a third of a block. As in GPT-2 (Radford et
+        al. 2019, section 2.3): the stream's variance then does not grow with depth. With
         `zero_init` these start at zero instead, so that every block begins as the identity (Zhang et al. 2019,
         Fixup); learning by the demo's recipe was no faster so, and the router's first gradient is then zero.
         Biases start at 0, gains of norms at 1, shortcuts at the shares they were built with, tables of n-grams at 0.
         """
-        residual = 0.0 if self.config.zero_init else 0.02 / math.sqrt(2 * self.config.n_layer)
+        sub_layers = sum(3 if isinstance(block, ThreePartBlock) else 2 for block in self.blocks)
+        residual = 0.0 if self.config.zero_init else 0.02 / math.sqrt(sub_layers)
         for name, p in self.named_parameters():
-            if name.startswith("ngram."):
+            if name.startswith("ngram.") or name.endswith("bias"):
                 p.zero_()
             elif name.endswith(("out.weight", "down.weight", "experts.down")):
                 p.normal_(0.0, residual)
             elif p.ndim > 1:
                 p.normal_(0.0, 0.02)
-            elif name.endswith("bias"):
-                p.zero_()
             else:
                 p.fill_(1.0)
         for module in self.modules():

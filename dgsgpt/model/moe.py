@@ -19,6 +19,9 @@ from dgsgpt.model.mlp import ACTIVATIONS, GATED, build_mlp
 from dgsgpt.model.norm import compute_dtype
 
 Multiply = Callable[[Tensor, Tensor, Tensor], Tensor]
+# Of products [M, out] of rows sorted by expert, biases [E, out] where there are some, and the ends [E] of the experts'.
+Shift = Callable[[Tensor, Tensor | None, Tensor], Tensor]
+Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # of rows, matrices [E, out, in] and biases [E, out]
 
 
 class RouterStats(NamedTuple):
@@ -29,13 +32,16 @@ class RouterStats(NamedTuple):
 
 
 class Experts(nn.Module):
-    """E plain feed-forward networks, each matrix stacked over the experts; they have no biases (as in Mixtral)."""
+    """E plain feed-forward networks: each matrix, and each bias where there are biases, stacked over the experts."""
 
-    def __init__(self, width: int, hidden: int, n_expert: int, kind: str) -> None:
+    def __init__(self, width: int, hidden: int, n_expert: int, kind: str, bias: bool = False) -> None:
         super().__init__()
         self.up = nn.Parameter(torch.empty(n_expert, hidden, width))
         self.down = nn.Parameter(torch.empty(n_expert, width, hidden))
+        self.up_bias = nn.Parameter(torch.zeros(n_expert, hidden)) if bias else None
+        self.down_bias = nn.Parameter(torch.zeros(n_expert, width)) if bias else None
         self.act = ACTIVATIONS[kind]
+        self.shift: Shift = add_biases if bias else leave_products
         # Grouped kernels want rows of whole 16 bytes; multiples of 8 give them in every dtype.
         aligned = width % 8 == 0 and hidden % 8 == 0
         self.multiply: Multiply = grouped_matmul if aligned and hasattr(F, "grouped_mm") else looped_matmul
@@ -45,21 +51,27 @@ class Experts(nn.Module):
 
         Rows past the last end are not computed: their results, and the gradients of their inputs, are undefined.
         """
-        return self._network(x.to(compute_dtype(x)), lambda x, w: self.multiply(x, w.to(x.dtype), ends))
 
-    def _network(self, x: Tensor, times: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        return times(self.act(times(x, self.up)), self.down)
+        def times(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            return self.shift(self.multiply(x, weight.to(x.dtype), ends), bias, ends)
+
+        return self._network(x.to(compute_dtype(x)), times)
+
+    def _network(self, x: Tensor, times: Linear) -> Tensor:
+        return times(self.act(times(x, self.up, self.up_bias)), self.down, self.down_bias)
 
 
 class GatedExperts(Experts):
     """Experts with a gate (Shazeer 2020, eq. 6)."""
 
-    def __init__(self, width: int, hidden: int, n_expert: int, kind: str) -> None:
-        super().__init__(width, hidden, n_expert, kind)
+    def __init__(self, width: int, hidden: int, n_expert: int, kind: str, bias: bool = False) -> None:
+        super().__init__(width, hidden, n_expert, kind, bias)
         self.gate = nn.Parameter(torch.empty(n_expert, hidden, width))
+        self.gate_bias = nn.Parameter(torch.zeros(n_expert, hidden)) if bias else None
 
-    def _network(self, x: Tensor, times: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        return times(self.act(times(x, self.gate)) * times(x, self.up), self.down)
+    def _network(self, x: Tensor, times: Linear) -> Tensor:
+        gate = self.act(times(x, self.gate, self.gate_bias))
+        return times(gate * times(x, self.up, self.up_bias), self.down, self.down_bias)
 
 
 def grouped_matmul(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
@@ -73,6 +85,23 @@ def looped_matmul(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     *groups, rest = x.split([*counts, len(x) - sum(counts)])
     products = [F.linear(rows, w) for rows, w in zip(groups, weight, strict=True)]
     return torch.cat([*products, rest.new_zeros(len(rest), weight.size(1))])
+
+
+def add_biases(y: Tensor, bias: Tensor | None, ends: Tensor) -> Tensor:
+    """`y` [M, out] plus, row by row, the bias [E, out] of the expert whose rows end at `ends` [E].
+
+    Rows past the last end stay undefined: a spare row behind the biases is theirs and takes their gradients. The sum
+    over an expert's rows is in float32, like that of any bias: in bfloat16 it would stand still after 256 of them.
+    """
+    assert bias is not None, "experts with biases pass them"
+    rows = torch.arange(len(y), device=y.device, dtype=ends.dtype)
+    experts = torch.searchsorted(ends, rows, right=True, out_int32=True)
+    return y + F.embedding(experts, F.pad(bias.float(), (0, 0, 0, 1))).to(y.dtype)
+
+
+def leave_products(y: Tensor, bias: Tensor | None, ends: Tensor) -> Tensor:
+    """What takes the place of `add_biases` in experts without biases."""
+    return y
 
 
 class Choice(NamedTuple):
@@ -133,18 +162,19 @@ class BiasedSelection(nn.Module):
 
 
 class MoE(nn.Module):
-    """Routed experts in place of the dense network (Shazeer et al. 2017; Fedus et al. 2021)."""
+    """Routed experts in place of the dense network, or after it (Shazeer et al. 2017; Fedus et al. 2021)."""
 
     def __init__(self, config: ModelConfig, moe: MoEConfig) -> None:
         super().__init__()
         self.n_expert, self.k = moe.n_expert, moe.n_expert_per_token
         self.z_weight = moe.z_loss_weight
-        self.router = nn.Linear(config.n_embd, moe.n_expert, bias=False)
+        self.router = nn.Linear(config.n_embd, moe.n_expert, bias=moe.bias)
         self.selection = BiasedSelection(moe) if moe.balance == "bias" else PlainSelection(moe)
         kind = GatedExperts if config.mlp in GATED else Experts
-        self.experts = kind(config.n_embd, config.expert_hidden, moe.n_expert, config.mlp)
+        self.experts = kind(config.n_embd, config.expert_hidden, moe.n_expert, config.mlp, moe.bias)
         # With one expert a token, renormalised weights are all 1 and the loss gives the router no gradient.
-        self.weigh = renormalized if moe.renormalize and self.k > 1 else as_scored
+        several = self.k > 1 or moe.renormalize_single
+        self.weigh = renormalized if moe.renormalize and several else as_scored
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, RouterStats]:
         """`x` [B, T, C] -> ([B, T, C], weighted auxiliary loss [], statistics)."""
@@ -164,7 +194,8 @@ class MoE(nn.Module):
     def _score(self, rows: Tensor) -> Tensor:
         """Router logits [N, E], always in float32: rounding them would change which experts are chosen."""
         with torch.autocast(rows.device.type, enabled=False):
-            return F.linear(rows.float(), self.router.weight.float())
+            bias = None if self.router.bias is None else self.router.bias.float()
+            return F.linear(rows.float(), self.router.weight.float(), bias)
 
     def _dispatch(self, rows: Tensor, choice: Choice) -> tuple[Tensor, Tensor, Tensor]:
         """Send `rows` [N, C] to their experts, however many go to one -> ([N, C], load [E], dropped [])."""

@@ -1,4 +1,4 @@
-"""The cards below the table of checkpoints: one checkpoint in full, or two side by side."""
+"""The cards below the table of checkpoints: one checkpoint in full, or two to four side by side."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import streamlit as st
@@ -15,13 +14,29 @@ from dgsgpt import format as fmt
 from dgsgpt.checkpoint import CONFIG, METADATA
 from dgsgpt.config import RunConfig, load_config
 from dgsgpt.errors import CheckpointError, ConfigError
-from dgsgpt.ui import atoms, charts, comparison, engines, state, theme
-from dgsgpt.ui.atoms import Html, Kpi, markup, text
-from dgsgpt.ui.checkpoint_table import Entry, Verdict, as_figure
+from dgsgpt.ui import (
+    atoms,
+    charts,
+    coloured_text,
+    comparison,
+    engines,
+    paired_run,
+    same_prompt,
+    side_by_side,
+    theme,
+    weights_view,
+)
+from dgsgpt.ui.atoms import Html, Kpi, markup
+from dgsgpt.ui.checkpoint_table import LETTERS, Entry, Verdict, as_figure
+from dgsgpt.ui.comparison import Side, sides_of
 from dgsgpt.ui.theme import rgba, run_color
 
 MAX_SHOWN = 100_000
-FEW_SETTINGS = 6
+# The config takes a row of its own where two columns are left, so that no place beside it is empty.
+_FULL_ROW = """<style>
+@media (max-width: 1223px) { .stGridCell:has(.st-key-ck_card_config) { grid-column: 1 / -1; } }
+</style>"""
+_FULL_ROW_ALWAYS = _FULL_ROW.replace("(max-width: 1223px)", "all")
 
 
 # ---------------------------------------------------------------- who
@@ -50,9 +65,12 @@ _WHO = (
 )
 
 
-def who(letter: str, entry: Entry, verdict: Verdict | None, now: float) -> Html:
-    """Letter, run, step and age of a checkpoint, and what its verification gave."""
-    color = run_color(entry.run.color_slot)
+def who(letter: str, entry: Entry, verdict: Verdict | None, now: float, color: str = "") -> Html:
+    """Letter, run, step and age of a checkpoint, and what its verification gave; its run's colour by default.
+
+    Side by side, two checkpoints of one run need two colours: pass `comparison.sides_of(picked)[i].color`.
+    """
+    color = color or run_color(entry.run.color_slot)
     seal: object = ""
     if entry.info.problem or (verdict and verdict.problem):
         seal = atoms.tag("✕ damaged", "bad")
@@ -154,7 +172,7 @@ def digest(entry: Entry, key: str) -> Html:
 
 def sources(picked: Sequence[Entry]) -> None:
     """The checkpoints' own config.yaml and metadata.json, as they are."""
-    letters = "AB" if len(picked) > 1 else " "
+    letters = LETTERS[: len(picked)] if len(picked) > 1 else " "
     with st.expander(f"{CONFIG} and {METADATA}"), st.grid(2, min_column_width=400) as grid:
         for letter, entry in zip(letters, picked, strict=True):
             with grid.cell(), st.container(gap="xsmall"):
@@ -177,100 +195,32 @@ def one(entry: Entry) -> None:
     for name, draw in (("training", training), ("made", made_of), ("system", system)):
         with grid.cell(), st.container(key=f"ck_card_{name}", gap="xsmall"):
             draw(entry)
+    weights_view.card([Side("", entry, entry.run.color_slot)])
 
 
-# ---------------------------------------------------------------- two
-def two(a: Entry, b: Entry) -> None:
-    """Losses, curves and settings of two checkpoints, side by side."""
-    config_a, config_b = config_of(a), config_of(b)
-    allowed = comparison.comparable(a.info.metadata, b.info.metadata, config_a, config_b)
-    settings = comparison.setting_rows(config_a, config_b) if config_a and config_b else None
-    long = settings is not None and len(settings[0]) > FEW_SETTINGS  # then its card has no room for more
-    grid = st.grid(3, min_column_width=380, border=True)
-    with grid.cell(), st.container(key="ck_card_losses", gap="xsmall"):
-        _losses(a, b, allowed)
-        if long:
-            _made_of_both(a, b)
+# ---------------------------------------------------------------- side by side
+def many(picked: Sequence[Entry]) -> None:
+    """Two to four checkpoints side by side; the first, A, is the reference."""
+    sides = sides_of(picked)
+    configs = [config_of(entry) for entry in picked]
+    allowed = comparison.comparable([entry.info.metadata for entry in picked], configs)
+    two = len(sides) == 2
+    st.html(_FULL_ROW if two else _FULL_ROW_ALWAYS)
+    grid = st.grid(3 if two else 2, min_column_width=380, border=True)
+    with grid.cell(), st.container(key="ck_card_paired", gap="xsmall"):
+        compare, compared = paired_run.card(sides, configs)
     with grid.cell(), st.container(key="ck_card_curves", gap="xsmall"):
-        _curves(a, b, allowed)
+        side_by_side.curves(sides, allowed)
+        side_by_side.figures(sides, allowed)
+        if not two:
+            side_by_side.made_of(sides)
     with grid.cell(), st.container(key="ck_card_config", gap="xsmall"):
-        _settings(settings)
-        if not long:
-            _made_of_both(a, b)
-
-
-def _losses(a: Entry, b: Entry, allowed: comparison.Comparable) -> None:
-    atoms.head("Figures", note="each from its own last validation")
-    rows: list[Sequence[object]] = []
-    for row in comparison.rows(a.info.metadata, b.info.metadata, allowed):
-        # Neutral on purpose: without an interval a lower figure is not yet a better model.
-        gap = atoms.delta(fmt.signed(row.difference, row.digits), None) if row.difference is not None else fmt.MISSING
-        rows.append((row.label, fmt.number(row.a, row.digits), fmt.number(row.b, row.digits), gap))
-    atoms.table(rows, "1fr 66px 66px 76px", ["validation", "A", "B", "A − B"], align="lrrr")
-    atoms.note(allowed.note, top=4)
-
-
-def _made_of_both(a: Entry, b: Entry) -> None:
-    atoms.table(_made_rows(a, b), "1fr 104px 104px", ["made of", "A", "B"], align="lrr")
-
-
-def _made_rows(a: Entry, b: Entry) -> list[Sequence[object]]:
-    def pair(label: str, key: str, write: Any) -> tuple[str, str, str]:
-        return label, write(a.figure(key)), write(b.figure(key))
-
-    def same(key: str) -> str:
-        left, right = a.info.metadata.get(key), b.info.metadata.get(key)
-        return fmt.MISSING if not (left and right) else "same" if left == right else "different"
-
-    data, tokens = same("data_fingerprint"), same("tokenizer_sha256")
-    return [
-        pair("Parameters", "params", fmt.si),
-        pair("active a token", "active_params", fmt.si),
-        pair("Tokens seen", "tokens", fmt.si),
-        pair("Train FLOPs", "flops", fmt.scientific),
-        pair("Train time", "train_time_s", fmt.duration),
-        ("Size on disk", fmt.size(a.info.bytes or None), fmt.size(b.info.bytes or None)),
-        ("Data", comparison.shown(a.info.metadata.get("corpus")), text(data, "ink2")
-         if data == "same" else comparison.shown(b.info.metadata.get("corpus"))),
-        ("Tokenizer", a.text("tokenizer_kind"), text(tokens, "ink2") if tokens == "same" else b.text("tokenizer_kind")),
-    ]  # fmt: skip
-
-
-def _curves(a: Entry, b: Entry, allowed: comparison.Comparable) -> None:
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        title = "Validation loss" if allowed.losses else "Bits per byte"
-        atoms.h(markup('<div style="font-weight:600;line-height:20px">{}</div>', title), width="content")
-        st.space("stretch")
-        axis = st.segmented_control(
-            "x axis", list(comparison.AXES), default="Step", required=True, label_visibility="collapsed", key="ck_axis",
-            persist_state="session",
-        )  # fmt: skip
-    sides = [
-        comparison.Side(letter, e.run.id, e.run.color_slot, state.metrics(e.run).frame, e.step)
-        for letter, e in (("A", a), ("B", b))
-    ]
-    chart = comparison.validation_chart(theme.palette(), sides, axis or "Step", allowed.metric)
-    if not chart.drawn:
-        atoms.para("Neither run has logged a validation up to here.")
-        return
-    charts.show(chart.figure, "ck_curves", f"{title} of A and B")
-    atoms.note(chart.note or "No point that both have reached.")
-
-
-def _settings(found: tuple[list[tuple[str, str, str]], int] | None) -> None:
-    if found is None:
-        atoms.head("Config")
-        atoms.para("The config.yaml of one of them is missing or damaged: nothing to compare.", role="bad")
-        return
-    rows, total = found
-    atoms.head("Config", note=f"{fmt.number(len(rows))} of {fmt.plural(total, 'setting')} differ")
-    if not rows:
-        atoms.para("The same settings: the same run, or a repetition.")
-        return
-
-    def cell(value: str) -> Html:
-        return text(value, "ink3" if value == fmt.MISSING else "ink")
-
-    shown = [(path, cell(x), cell(y)) for path, x, y in rows]
-    with st.container(height=430 if len(rows) > 16 else "content", border=False):
-        atoms.table(shown, "minmax(0,1fr) 78px 78px", ["setting", "A", "B"], align="lrr")
+        side_by_side.settings(sides, [config for config in configs if config])
+        if two:
+            side_by_side.made_of(sides)
+    if compared:
+        coloured_text.card(sides, compared.cut)
+    write = same_prompt.draw(sides)
+    weights_view.card(sides)
+    for work in filter(None, (compare, write)):  # at the end, when all that is known already has been drawn
+        work()

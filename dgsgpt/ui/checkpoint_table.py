@@ -1,222 +1,64 @@
-"""The table of checkpoints: what is listed, how it is searched, and how its columns are written."""
+"""The table of checkpoints: how its columns are written, and which of its rows are picked."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 import streamlit as st
 
 from dgsgpt import format as fmt
-from dgsgpt.checkpoint import CheckpointInfo, best_of, list_checkpoints, verify
-from dgsgpt.config import RunConfig
-from dgsgpt.errors import CheckpointError
-from dgsgpt.rules import flatten, known_paths, nearest
-from dgsgpt.runs import Run
-from dgsgpt.ui import engines
+from dgsgpt.ui.checkpoint_list import OWN_TAGS as OWN_TAGS
+from dgsgpt.ui.checkpoint_list import Entry as Entry
+from dgsgpt.ui.checkpoint_list import Verdict as Verdict
+from dgsgpt.ui.checkpoint_list import as_figure as as_figure
+from dgsgpt.ui.checkpoint_list import by_ref as by_ref
+from dgsgpt.ui.checkpoint_list import entries as entries
+from dgsgpt.ui.checkpoint_list import state_word as state_word
+from dgsgpt.ui.checkpoint_list import told as told
+from dgsgpt.ui.checkpoint_list import whole as whole
 from dgsgpt.ui.theme import Palette
 
-FILTERS = {"all": "All", "best": "Best of run", "whole": "Whole only"}
-MAX_PICKED = 2
-_ON = frozenset({"on", "true", "yes"})
-_OFF = frozenset({"off", "none", "null", "false", "no", ""})
-_SPARK_POINTS = 60
+LETTERS = "ABCD"
+MAX_PICKED = len(LETTERS)
+FIRST_PICKED = 2  # so many of the newest are side by side when nobody has chosen yet
+STAR_CLICK = "ck_star_click"
+_SPARK_POINTS = 30
 
-
-@dataclass(frozen=True)
-class Entry:
-    """One checkpoint of the list, with its run."""
-
-    info: CheckpointInfo
-    run: Run
-    best: bool = False
-
-    @property
-    def step(self) -> int:
-        """The step in the directory's name, which is unique within a run; metadata may lie."""
-        name = self.info.path.name.removeprefix("step_")
-        return int(name) if name.isascii() and name.isdigit() else self.info.step
-
-    @property
-    def ref(self) -> str:
-        """`RUN@STEP`: its name in addresses and commands."""
-        return f"{self.run.id}@{self.step}"
-
-    @property
-    def label(self) -> str:
-        """Its name for people."""
-        return f"{self.run.id}, step {fmt.number(self.step)}"
-
-    @property
-    def tags(self) -> list[str]:
-        """Short remarks: the best of its run, of the demo."""
-        return ["best"] * self.best + ["demo"] * self.run.is_demo
-
-    def figure(self, key: str) -> float | None:
-        """A number of its metadata; None when it is missing, not a number or not finite."""
-        return as_figure(self.info.metadata.get(key))
-
-    def series(self, key: str) -> list[float]:
-        """A list of numbers of its metadata; NaN for entries that are none, empty when there is no list."""
-        values = self.info.metadata.get(key)
-        if not isinstance(values, list):
-            return []
-        return [math.nan if (number := as_figure(value)) is None else number for value in values]
-
-    def text(self, key: str) -> str:
-        """A text of its metadata, a dash when it is missing."""
-        value = self.info.metadata.get(key)
-        return value if isinstance(value, str) and value else fmt.MISSING
-
-
-def as_figure(value: object) -> float | None:
-    """A finite number as float, anything else as None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def entries(runs: Iterable[Run]) -> list[Entry]:
-    """The checkpoints of all runs, the newest first; damaged ones are listed too."""
-    found: list[Entry] = []
-    for run in runs:
-        infos = list_checkpoints(run)
-        best = best_of(infos)
-        found += [Entry(info, run, best is not None and info.path == best.path) for info in infos]
-    return sorted(found, key=lambda e: (e.info.saved_at, e.step), reverse=True)
-
-
-def whole(found: Sequence[Entry]) -> list[Entry]:
-    """Those that can be opened, as far as names and sizes tell."""
-    return [entry for entry in found if entry.info.complete]
-
-
-def by_ref(found: Sequence[Entry], ref: str | None) -> Entry | None:
-    """The entry named `RUN@STEP`, or the newest of `RUN`; None when there is none."""
-    return next((e for e in found if ref in (e.ref, e.run.id)), None)
-
-
-# ---------------------------------------------------------------- filter and search
-def matches(entry: Entry, query: str, config: RunConfig | None) -> bool:
-    """Whether every word of the query fits: part of the run's name, a tag, or a setting such as `n_layer=12`."""
-    settings = flatten(config.model_dump()) if config and "=" in query else {}
-    return all(_word_matches(entry, word.lower(), settings) for word in query.split())
-
-
-def _word_matches(entry: Entry, word: str, settings: Mapping[str, Any]) -> bool:
-    name, eq, value = word.partition("=")
-    if not eq:
-        return word in entry.run.id.lower() or word in entry.tags
-    if value in _ON and any(f".{name}." in path for path in settings):  # a section that is on, e.g. moe=on
-        return True
-    return any(same_value(v, value) for path, v in settings.items() if path == name or path.endswith("." + name))
-
-
-def same_value(actual: Any, written: str) -> bool:
-    """Whether a setting has the value a person wrote: `6e-4` is 0.0006, `off` is None or False."""
-    if actual is None or actual is False:
-        return written in _OFF
-    if actual is True:
-        return written in _ON
-    if isinstance(actual, int | float):
-        try:
-            return float(written) == float(actual)
-        except ValueError:
-            return False
-    return str(actual).lower() == written
-
-
-def unknown_setting(query: str) -> str | None:
-    """What is wrong with a query's `name=value` when there is no such setting; None when they all exist."""
-    known = {part for path in known_paths(RunConfig) for part in (path, path.rpartition(".")[2])}
-    for word in query.lower().split():
-        name, eq, _ = word.partition("=")
-        if eq and name not in known:
-            guess = nearest(name, RunConfig)
-            return f"{name} is not a setting" + (f"; did you mean {guess}?" if guess else "")
-    return None
-
-
-def choose(found: Sequence[Entry], which: str, query: str, configs: Mapping[str, RunConfig | None]) -> list[Entry]:
-    """The entries that the filter and the query leave; `configs` by run id."""
-    kept = [e for e in found if (which != "best" or e.best) and (which != "whole" or e.info.complete)]
-    return [e for e in kept if matches(e, query, configs.get(e.run.id))]
-
-
-# ---------------------------------------------------------------- verification
-@dataclass(frozen=True)
-class Verdict:
-    """What comparing every byte with the manifest gave, and for which state of the manifest that holds."""
-
-    stamp: engines.Stamp | None
-    problem: str | None
-
-
-def check(entry: Entry) -> Verdict:
-    """Hash every file of a checkpoint (this reads it whole)."""
-    try:
-        changed = engines.stamp(entry.info.path)
-        verify(entry.info.path)
-    except CheckpointError as e:
-        return Verdict(None, told(e, entry))
-    except OSError as e:
-        return Verdict(None, f"cannot be read: {e.strerror or e}")
-    return Verdict(changed, None)
-
-
-def told(error: Exception, entry: Entry) -> str:
-    """An error about a checkpoint, by the name people know instead of its path."""
-    return str(error).replace(f"{entry.info.path}: ", "").replace(str(entry.info.path), entry.label)
-
-
-def state_word(entry: Entry, verdict: Verdict | None) -> str:
-    """`whole` by names and sizes, `verified` by hashes, else what is damaged."""
-    problem = entry.info.problem or (verdict.problem if verdict else None)
-    if problem:
-        return f"damaged: {problem}"
-    if verdict is None:
-        return "whole"
-    try:
-        return "verified" if verdict.stamp == engines.stamp(entry.info.path) else "whole"
-    except CheckpointError:
-        return "damaged: it was deleted"
-
-
-# ---------------------------------------------------------------- the table
-_FORMATS: dict[str, Any] = {
+_FORMATS: dict[str, Callable[[Any], str]] = {
     "step": fmt.number,
     "val": fmt.loss,
     "bpb": fmt.loss,
     "ppl": fmt.perplexity,
     "params": fmt.si,
     "size": fmt.size,
+    # Drawn from the value, never from its text, which would only be long.
+    "curve": lambda _: "",
+    "tags": lambda _: "",
 }
 
 
-def frame(shown: Sequence[Entry], verdicts: Mapping[str, Verdict]) -> pd.DataFrame:
+def frame(shown: Sequence[Entry], known: Mapping[Path, Verdict]) -> pd.DataFrame:
     """One row a checkpoint; numbers stay numbers, so that the table sorts by value."""
     rows = [
         {
-            "run": e.run.id,
+            "star": "★" if e.star else "☆",
+            "run": e.title,
             "step": e.step,
             "val": e.figure("loss_val"),
             "bpb": e.figure("bpb_val"),
             "ppl": e.figure("ppl_val"),
-            "curve": [v for v in e.series("recent_losses") if math.isfinite(v)][-_SPARK_POINTS:],
+            "curve": _thinned([v for v in e.series("recent_losses") if math.isfinite(v)]),
             "params": e.figure("params"),
             "size": e.info.bytes or None,
             "saved": e.info.saved_at or None,
+            "state": state_word(e, known),
             "tags": e.tags,
-            "state": state_word(e, verdicts.get(e.ref)),
         }
         for e in shown
     ]
@@ -226,54 +68,108 @@ def frame(shown: Sequence[Entry], verdicts: Mapping[str, Verdict]) -> pd.DataFra
     return table
 
 
-def _columns() -> dict[str, Any]:
+def _thinned(values: list[float]) -> list[float]:
+    """At most `_SPARK_POINTS` values, evenly from all, the last among them."""
+    every = -(-len(values) // _SPARK_POINTS) or 1
+    return values[::-1][::every][::-1]
+
+
+def _colors(table: pd.DataFrame, palette: Palette) -> pd.DataFrame:
+    """CSS of each cell: a damaged row in red, ages and states lighter than figures."""
+    css = pd.DataFrame("", index=table.index, columns=table.columns)
+    css[["saved", "state"]] = f"color: {palette['ink2']}"
+    css.loc[table["star"] == "☆", "star"] = f"color: {palette['ink3']}"
+    css.loc[table["state"] == "damaged", :] = f"color: {palette['bad']}"
+    return css
+
+
+def _columns(tags: Sequence[str], on_star: Callable[[], None]) -> dict[str, Any]:
     column = st.column_config
+    colors = ["blue", "gray", "violet"] + ["orange"] * len(tags)
     return {
+        "star": column.ButtonColumn("★", width=42, type="tertiary", on_click=on_star, key=STAR_CLICK),
         "run": column.TextColumn("Run", width=180),
-        "step": column.NumberColumn("Step", width=70),
-        "val": column.NumberColumn("Val loss", width=85),
-        "bpb": column.NumberColumn("Bits/byte", width=85),
-        "ppl": column.NumberColumn("Perplexity", width=95),
-        "curve": column.LineChartColumn("Loss", width=130, color="gray"),
-        "params": column.NumberColumn("Parameters", width=100),
-        "size": column.NumberColumn("Size", width=85),
+        "step": column.NumberColumn("Step", width=75),
+        "val": column.NumberColumn("Val loss", width=80),
+        "bpb": column.NumberColumn("Bits/byte", width=80),
+        "ppl": column.NumberColumn("Perplexity", width=85),
+        "curve": column.LineChartColumn("Loss", width=120, color="gray"),
+        "params": column.NumberColumn("Parameters", width=90),
+        "size": column.NumberColumn("Size", width=80),
         "saved": column.NumberColumn("Saved", width=90, alignment="left"),
-        "tags": column.MultiselectColumn("Tags", options=["best", "demo"], color=["blue", "gray"], width=80),
-        "state": column.TextColumn("State", width="medium"),
+        "state": column.TextColumn("State", width=80),
+        "tags": column.MultiselectColumn("Tags", options=[*OWN_TAGS, *tags], color=colors, width=150),
     }
 
 
-def pick(shown: Sequence[Entry], verdicts: Mapping[str, Verdict], palette: Palette, now: float) -> list[Entry]:
-    """Draw the table and return the picked entries, at most `MAX_PICKED`; at first the newest that are whole.
+# ---------------------------------------------------------------- picking
+def repick(refs: Sequence[str]) -> None:
+    """Pick these, whatever was picked; the table is drawn anew with them."""
+    st.session_state["ck_picked"] = list(refs)
+    st.session_state.pop("ck_rows_of", None)
+    st.session_state["ck_epoch"] = st.session_state.get("ck_epoch", 0) + 1
+
+
+def pick(
+    shown: Sequence[Entry], known: Mapping[Path, Verdict], palette: Palette, now: float, on_star: Callable[[], None]
+) -> list[Entry]:
+    """Draw the table and return all picked entries, in the order of their picking; at first the newest that are whole.
 
     Rows are picked by position, so a table of other rows is another widget; what was picked before is picked again.
     """
-    name = hashlib.sha256("\n".join(e.ref for e in shown).encode()).hexdigest()[:12]
+    refs = [e.ref for e in shown]
+    name = hashlib.sha256("\n".join(refs).encode()).hexdigest()[:12]
+    st.session_state["ck_shown"] = refs
     if st.session_state.get("ck_rows_of") != name:
         st.session_state["ck_rows_of"] = name
-        st.session_state["ck_rows"] = _first_rows(shown, st.session_state.get("ck_picked", []))
-    styled = (
-        frame(shown, verdicts)
-        .style.format({**_FORMATS, "saved": partial(fmt.ago, now=now)})
-        .map(lambda word: f"color: {palette['bad' if word.startswith('damaged') else 'ink2']}", subset=["state"])
-        .map(lambda _: f"color: {palette['ink2']}", subset=["saved"])
-    )
+        st.session_state["ck_rows"] = first_rows(shown, st.session_state.get("ck_picked", []))
+    table = frame(shown, known)
+    styled = table.style.format({**_FORMATS, "saved": partial(fmt.ago, now=now)})
+    own_tags = sorted({tag for e in shown for tag in e.tags} - set(OWN_TAGS))
     event = st.dataframe(
-        styled, hide_index=True, width="stretch", height=_height(len(shown)), row_height=32, key=f"ck_table_{name}",
-        on_select="rerun", selection_mode="multi-row", column_config=_columns(), placeholder=fmt.MISSING,
-        selection_default={"selection": {"rows": st.session_state["ck_rows"]}},
+        styled.apply(lambda _: _colors(table, palette), axis=None), hide_index=True, width="stretch",
+        height=_height(len(shown)), row_height=32, key=f"ck_table_{name}_{st.session_state.get('ck_epoch', 0)}",
+        on_select="rerun", selection_mode="multi-row", column_config=_columns(own_tags, on_star),
+        placeholder=fmt.MISSING, selection_default={"selection": {"rows": st.session_state["ck_rows"]}},
     )  # fmt: skip
-    rows = [row for row in event["selection"]["rows"] if row < len(shown)]
-    st.session_state["ck_picked"] = [shown[row].ref for row in rows]
-    return [shown[row] for row in rows]
+    rows = [refs[row] for row in event["selection"]["rows"] if row < len(shown)]
+    picked = in_order(rows, st.session_state.get("ck_picked", []))
+    st.session_state["ck_picked"] = picked
+    by_name = dict(zip(refs, shown, strict=True))
+    return [by_name[ref] for ref in picked]
 
 
-def _first_rows(shown: Sequence[Entry], picked: Sequence[str]) -> list[int]:
-    kept = [row for row, entry in enumerate(shown) if entry.ref in picked]
-    fresh = [row for row, entry in enumerate(shown) if entry.info.complete]
-    return (kept or fresh)[:MAX_PICKED]
+def in_order(rows: Sequence[str], before: Sequence[str]) -> list[str]:
+    """The picked in the order in which they were picked: A stays A when a row above it is added."""
+    kept = [ref for ref in before if ref in rows]
+    return kept + [ref for ref in rows if ref not in kept]
+
+
+def first_rows(shown: Sequence[Entry], picked: Sequence[str]) -> list[int]:
+    """Rows of those picked before, else of the newest that are whole."""
+    named = {entry.ref for ref in picked if (entry := by_ref(shown, ref))}
+    kept = [row for row, entry in enumerate(shown) if entry.ref in named]
+    return kept or [row for row, entry in enumerate(shown) if entry.info.complete][:FIRST_PICKED]
 
 
 def _height(rows: int) -> int | Literal["auto"]:
     """All of a short list, and ten and a half rows of a long one, so that it is seen to go on."""
     return "auto" if rows <= 10 else 36 + int(10.5 * 32)
+
+
+# ---------------------------------------------------------------- the address
+def from_address(found: Sequence[Entry]) -> None:
+    """Pick what the address names, when it is not what this page wrote there itself."""
+    named = st.query_params.get_all("checkpoint")
+    if named and named != st.session_state.get("ck_address"):
+        st.session_state["ck_address"] = named
+        if wanted := [e.ref for ref in named if (e := by_ref(found, ref))]:
+            repick(list(dict.fromkeys(wanted)))
+
+
+def to_address(picked: Sequence[Entry]) -> None:
+    """Name the picked in the address, so that a reload or a link shows the same."""
+    refs = [entry.ref for entry in picked]
+    if refs != st.query_params.get_all("checkpoint"):
+        st.query_params["checkpoint"] = refs
+    st.session_state["ck_address"] = refs

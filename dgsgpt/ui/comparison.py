@@ -1,6 +1,6 @@
-"""Two checkpoints side by side: which figures may be compared, by how much they differ, and how they came there.
+"""Two to four checkpoints side by side: which figures may be compared, how they differ, and how they came there.
 
-Pure functions: metadata, configs and metrics in, rows and figures out.
+Pure functions: metadata, configs and metrics in, rows and figures out. The first checkpoint, A, is the reference.
 """
 
 from __future__ import annotations
@@ -15,21 +15,54 @@ import plotly.graph_objects as go
 
 from dgsgpt import format as fmt
 from dgsgpt.config import RunConfig
-from dgsgpt.rules import differences, flatten
+from dgsgpt.rules import flatten
 from dgsgpt.ui import charts
-from dgsgpt.ui.checkpoint_table import as_figure
-from dgsgpt.ui.loss_chart import AXES, columns
-from dgsgpt.ui.theme import Palette
+from dgsgpt.ui.checkpoint_table import LETTERS, Entry, as_figure
+from dgsgpt.ui.loss_chart import AXES as AXES
+from dgsgpt.ui.loss_chart import columns
+from dgsgpt.ui.theme import Palette, run_color
 
 Metric = Literal["loss/val", "bpb/val"]
-HEIGHT = 290
-_CUT_FROM_POINTS = 12
+Points = tuple[np.ndarray, np.ndarray]
+HEIGHT = 270
+_CUT_FROM_POINTS, _COLORS = 12, 8
+_LABEL_GAP_PX = 15.0
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of A to D: its letter, its checkpoint, and its colour slot here."""
+
+    letter: str
+    entry: Entry
+    slot: int
+
+    @property
+    def color(self) -> str:
+        """Its colour in the theme this browser shows now."""
+        return run_color(self.slot)
+
+
+def sides_of(picked: Sequence[Entry]) -> list[Side]:
+    """The picked checkpoints with letters, and colours that tell them apart."""
+    slots = color_slots([entry.run.color_slot for entry in picked])
+    return [Side(letter, entry, slot) for letter, entry, slot in zip(LETTERS, picked, slots, strict=False)]
+
+
+def color_slots(slots: Sequence[int]) -> list[int]:
+    """A colour slot for each side: its run's own, or the next free one where an earlier side has that colour."""
+    given: list[int] = []
+    for slot in slots:
+        taken = {s % _COLORS for s in (*given, *slots)}
+        free = next((s for s in range(_COLORS) if s not in taken), slot)
+        given.append(free if slot % _COLORS in {s % _COLORS for s in given} else slot)
+    return given
 
 
 # ---------------------------------------------------------------- may they be compared?
 @dataclass(frozen=True)
 class Comparable:
-    """Which figures of two checkpoints mean the same, and one sentence on why."""
+    """Which validation figures of the checkpoints mean the same, and one sentence on why."""
 
     losses: bool
     bits: bool
@@ -37,28 +70,28 @@ class Comparable:
 
     @property
     def metric(self) -> Metric:
-        """The curve both can share a chart with."""
+        """The curve all can share a chart with."""
         return "loss/val" if self.losses else "bpb/val"
 
 
-def comparable(
-    a: Mapping[str, Any], b: Mapping[str, Any], config_a: RunConfig | None, config_b: RunConfig | None
-) -> Comparable:
-    """What may be compared, from two checkpoints' metadata and configs.
+def comparable(metas: Sequence[Mapping[str, Any]], configs: Sequence[RunConfig | None]) -> Comparable:
+    """What may be compared, from the checkpoints' metadata and configs.
 
     A loss per token depends on the tokenizer; bits per byte do not, but they depend on the text.
     """
-    same_tokenizer = _same(a, b, "tokenizer_sha256")
-    if _same(a, b, "data_fingerprint") and same_tokenizer:
-        if config_a and config_b and _sample_of(config_a) != _sample_of(config_b):
+    same_tokenizer = _same(metas, "tokenizer_sha256")
+    if _same(metas, "data_fingerprint") and same_tokenizer:
+        known = {_sample_of(config) for config in configs if config}
+        note = "Same validation tokens."
+        if len(known) > 1:
             note = "Same validation text, but sampled differently (train.eval_tokens, model.block_size)."
-            return Comparable(True, True, f"{note} Lower is better; without an interval, a small gap may be chance.")
+        return Comparable(True, True, f"{note} Lower is better; without an interval, a small gap may be chance.")
+    if not all(meta.get("data_fingerprint") for meta in metas):
         return Comparable(
-            True, True, "Same validation tokens. Lower is better; without an interval, a small gap may be chance."
-        )
-    if not (a.get("data_fingerprint") and b.get("data_fingerprint")):
-        return Comparable(False, False, "At least one does not say what it was validated on: nothing can be compared.")
-    if _same_text(a, b, config_a, config_b):
+            False, False, "Not all say what they were validated on: these figures cannot be compared. Compare on the "
+            "same text instead.",
+        )  # fmt: skip
+    if _same_text(metas, configs):
         return Comparable(
             False, True, "Same text, other tokens: a loss per token cannot be compared, bits per byte can."
         )
@@ -67,59 +100,65 @@ def comparable(
     )
 
 
-def _same(a: Mapping[str, Any], b: Mapping[str, Any], key: str) -> bool:
-    return bool(a.get(key)) and a.get(key) == b.get(key)
+def _same(metas: Sequence[Mapping[str, Any]], key: str) -> bool:
+    values = [meta.get(key) for meta in metas]
+    return bool(values[0]) and all(value == values[0] for value in values)
 
 
 def _sample_of(config: RunConfig) -> tuple[int, int]:
     return config.train.eval_tokens, config.model.block_size
 
 
-def _same_text(
-    a: Mapping[str, Any], b: Mapping[str, Any], config_a: RunConfig | None, config_b: RunConfig | None
-) -> bool:
+def _same_text(metas: Sequence[Mapping[str, Any]], configs: Sequence[RunConfig | None]) -> bool:
     """Whether the validation texts are the same by name and share; only embedded corpora keep what a name means."""
-    if not _same(a, b, "corpus") or "/" in str(a["corpus"]) or "\\" in str(a["corpus"]):
+    corpus = str(metas[0].get("corpus"))
+    if not _same(metas, "corpus") or "/" in corpus or "\\" in corpus:
         return False
-    return bool(config_a and config_b and config_a.data.val_fraction == config_b.data.val_fraction)
+    return None not in configs and len({config.data.val_fraction for config in configs if config}) == 1
 
 
 # ---------------------------------------------------------------- figures
 @dataclass(frozen=True)
 class Row:
-    """One figure of both; `difference` is A minus B, None where it means nothing."""
+    """One figure of each; `difference` is A minus B where there are two and it means something, else None."""
 
     label: str
-    a: float | None
-    b: float | None
+    values: tuple[float | None, ...]
     digits: int
     difference: float | None
 
 
-def rows(a: Mapping[str, Any], b: Mapping[str, Any], allowed: Comparable) -> list[Row]:
-    """The validation figures of two checkpoints; those over the whole split where both have them."""
+def rows(metas: Sequence[Mapping[str, Any]], allowed: Comparable) -> list[Row]:
+    """The validation figures of the checkpoints; those over the whole split where all have them."""
     wanted = [
         ("Bits per byte", "bpb_val", 4, allowed.bits),
         ("Loss", "loss_val", 4, allowed.losses),
         ("Perplexity", "ppl_val", 2, allowed.losses),
     ]
-    made = [_row(label, a.get(key), b.get(key), digits, may) for label, key, digits, may in wanted]
-    ends = [side.get("whole_split_eval") for side in (a, b)]
-    if all(isinstance(end, dict) for end in ends):
-        made.append(_row("Bits per byte, all of it", ends[0].get("bpb"), ends[1].get("bpb"), 4, allowed.bits))  # type: ignore[union-attr]
+    made = [_row(label, [meta.get(key) for meta in metas], digits, may) for label, key, digits, may in wanted]
+    ends = [end for meta in metas if isinstance(end := meta.get("whole_split_eval"), dict)]
+    if len(ends) == len(metas):
+        made.append(_row("Bits per byte, all of it", [end.get("bpb") for end in ends], 4, allowed.bits))
     return made
 
 
-def _row(label: str, a: object, b: object, digits: int, may: bool) -> Row:
-    x, y = as_figure(a), as_figure(b)
-    return Row(label, x, y, digits, x - y if may and x is not None and y is not None else None)
+def _row(label: str, found: Sequence[object], digits: int, may: bool) -> Row:
+    values = tuple(as_figure(value) for value in found)
+    a, b = values[:2]
+    gap = a - b if may and len(values) == 2 and a is not None and b is not None else None
+    return Row(label, values, digits, gap)
 
 
-def setting_rows(a: RunConfig, b: RunConfig) -> tuple[list[tuple[str, str, str]], int]:
-    """Settings in which two configs differ, as shown, and how many settings there are in all."""
-    left, right = a.model_dump(), b.model_dump()
-    rows = [(path, shown(x), shown(y)) for path, (x, y) in differences(left, right).items()]
-    return rows, len({*flatten(left), *flatten(right)})
+def setting_rows(configs: Sequence[RunConfig], model_only: bool = False) -> tuple[list[tuple[str, ...]], int]:
+    """Settings in which configs differ, as shown, and how many settings there are in all.
+
+    `model_only` leaves out how they were trained: of an imported model that is not known.
+    """
+    flat = [flatten(config.model_dump()) for config in configs]
+    paths = sorted(path for path in set().union(*flat) if not model_only or path.startswith("model."))
+    values = {path: [side.get(path) for side in flat] for path in paths}
+    differing = [path for path, found in values.items() if any(value != found[0] for value in found)]
+    return [(path, *map(shown, values[path])) for path in differing], len(paths)
 
 
 def shown(value: Any) -> str:
@@ -137,8 +176,8 @@ def shown(value: Any) -> str:
 
 # ---------------------------------------------------------------- curves
 @dataclass(frozen=True)
-class Side:
-    """A or B: its letter, name, colour slot, and the metrics of its run."""
+class Curve:
+    """The metrics of a run until one of its checkpoints: that one's letter, name and colour slot."""
 
     letter: str
     name: str
@@ -160,40 +199,63 @@ class Chart:
     drawn: bool
 
 
-def validation_chart(palette: Palette, sides: Sequence[Side], axis: str, metric: Metric) -> Chart:
-    """Validation curves of both up to their checkpoints, over steps, tokens, FLOPs or time."""
-    curves = [columns(side.until_saved(), metric, axis) for side in sides]
-    scale, title = _unit(axis, max((float(x[-1]) for x, _ in curves if len(x)), default=0.0))
-    figure = charts.fig(palette, HEIGHT, margin={"l": 38, "r": 14, "t": 8, "b": 40})
-    ends = [(x[-1] / scale, y[-1]) for x, y in curves if len(x)]
-    for side, (x, y) in zip(sides, curves, strict=True):
-        if not len(x):
+def validation_chart(palette: Palette, sides: Sequence[Curve], axis: str, metric: Metric) -> Chart:
+    """Validation curves up to each checkpoint, over steps, tokens, FLOPs or time."""
+    found = {side.letter: columns(side.until_saved(), metric, axis) for side in sides}
+    curves = {letter: points for letter, points in found.items() if len(points[0])}
+    scale, title = _unit(axis, max((float(x[-1]) for x, _ in curves.values()), default=0.0))
+    many = len(curves) > 2
+    figure = charts.fig(palette, HEIGHT, margin={"l": 38, "r": 66 if many else 14, "t": 8, "b": 40})
+    for side in sides:
+        if side.letter not in curves:
             continue
-        color = palette.run(side.slot)
-        dash = palette.dash(side.slot) if side is sides[0] or side.slot != sides[0].slot else "dot"
-        trace = charts.line(x / scale, y, color, f"{side.letter} {side.name}", width=1.9, dash=dash)
+        x, y = curves[side.letter]
+        color, name = palette.run(side.slot), f"{side.letter} {side.name}"
+        trace = charts.line(x / scale, y, color, name, width=1.9, dash=palette.dash(side.slot))
         trace.update(hovertemplate="%{y:.4f}", mode="lines+markers" if len(x) < 40 else "lines", marker={"size": 4})
         figure.add_trace(trace)
-        _label_end(figure, side.letter, (x[-1] / scale, float(y[-1])), ends, color)
     figure.update_xaxes(title={"text": title, "standoff": 10}, exponentformat="B")
     if axis == "Step":
         figure.update_xaxes(tickformat=",d")
-    cut = _fit_y(figure, [y for _, y in curves if len(y)])
-    said = [common_point(curves, axis), f"axis cut: {fmt.plural(cut, 'early point')} above" if cut else ""]
-    return Chart(figure, " · ".join(filter(None, said)), bool(ends))
+    cut = _fit_y(figure, [y for _, y in curves.values()])
+    colors = {side.letter: palette.run(side.slot) for side in sides}
+    ends = {letter: (float(x[-1]) / scale, float(y[-1])) for letter, (x, y) in curves.items()}
+    (_label_right if many else _label_above_and_below)(figure, ends, colors)
+    missing = [side.letter for side in sides if side.letter not in curves]
+    said = [
+        common_point(curves, axis),
+        f"axis cut: {fmt.plural(cut, 'early point')} above" if cut else "",
+        f"no curve of {', '.join(missing)}" if missing and curves else "",
+    ]
+    return Chart(figure, " · ".join(filter(None, said)), bool(curves))
 
 
-def _label_end(
-    figure: go.Figure, letter: str, end: tuple[float, float], ends: Sequence[tuple[float, float]], color: str
+def _label_above_and_below(
+    figure: go.Figure, ends: Mapping[str, tuple[float, float]], colors: Mapping[str, str]
 ) -> None:
     """Letter and value at a curve's end: the higher of two above it, the other below, where a falling curve is not."""
-    other = next((e for e in ends if e != end), None)
-    above = end[1] > other[1] if other else letter == "A"
-    room = end[0] <= 0.85 * max(x for x, _ in ends)
-    figure.add_annotation(
-        x=end[0], y=end[1], text=f"<b>{letter}</b> {fmt.loss(end[1])}", showarrow=False, yshift=13 if above else -13,
-        xanchor="left" if above and room else "right", font={"size": 12, "color": color},
-    )  # fmt: skip
+    highest = max(ends, key=lambda letter: ends[letter][1], default="")
+    far = max((x for x, _ in ends.values()), default=0.0)
+    for letter, (x, y) in ends.items():
+        above = letter == highest
+        figure.add_annotation(
+            x=x, y=y, text=f"<b>{letter}</b> {fmt.loss(y)}", showarrow=False, yshift=13 if above else -13,
+            xanchor="left" if above and x <= 0.85 * far else "right", font={"size": 12, "color": colors[letter]},
+        )  # fmt: skip
+
+
+def _label_right(figure: go.Figure, ends: Mapping[str, tuple[float, float]], colors: Mapping[str, str]) -> None:
+    """Letter and value right of each curve's end; those that end at one place are pushed apart."""
+    low, high = figure.layout.yaxis.range
+    far, placed = max(x for x, _ in ends.values()), -np.inf
+    for letter, (x, y) in sorted(ends.items(), key=lambda end: end[1][1]):
+        height = (y - low) / (high - low) * (HEIGHT - 48)
+        wanted = max(height, placed + _LABEL_GAP_PX) if x >= 0.8 * far else height
+        placed = wanted if x >= 0.8 * far else placed
+        figure.add_annotation(
+            x=x, y=y, text=f"<b>{letter}</b> {fmt.loss(y)}", showarrow=False, xanchor="left", xshift=5,
+            yshift=wanted - height, font={"size": 12, "color": colors[letter]},
+        )  # fmt: skip
 
 
 def _unit(axis: str, last: float) -> tuple[float, str]:
@@ -207,57 +269,32 @@ def _unit(axis: str, last: float) -> tuple[float, str]:
 
 
 def _fit_y(figure: go.Figure, curves: Sequence[np.ndarray]) -> int:
-    """Leave the first steep drop above the axis where there are many points; returns how many points that hides."""
-    if not curves or max(map(len, curves)) < _CUT_FROM_POINTS:
+    """Set the y axis; the first steep drop of many points is left above it. Returns how many points that hides."""
+    if not curves:
         return 0
     every = np.concatenate(curves)
-    low, knee = float(every.min()), float(np.quantile(every, 0.9))
+    low, knee, top = float(every.min()), float(np.quantile(every, 0.9)), float(every.max())
     pad = max(0.08 * (knee - low), 1e-3)
-    if float(every.max()) <= low + 2 * (knee - low):
+    if max(map(len, curves)) < _CUT_FROM_POINTS or top <= low + 2 * (knee - low):
+        figure.update_yaxes(range=[low - 0.12 * (top - low) - 1e-3, top + 0.1 * (top - low) + 1e-3])
         return 0
     high = knee + 3 * pad
     figure.update_yaxes(range=[low - 3 * pad, high])
     return int((every > high).sum())
 
 
-def common_point(curves: Sequence[tuple[np.ndarray, np.ndarray]], axis: str) -> str:
-    """Both curves read off at the last point of the axis that both have reached; empty when there is none."""
-    if len(curves) != 2 or not all(len(x) for x, _ in curves):
+def common_point(curves: Mapping[str, Points], axis: str) -> str:
+    """The curves read off at the last point of the axis that all have reached; empty when there is none."""
+    if len(curves) < 2:
         return ""
-    at = min(float(x[-1]) for x, _ in curves)
-    if any(at < x[0] for x, _ in curves):
+    at = min(float(x[-1]) for x, _ in curves.values())
+    if any(at < x[0] for x, _ in curves.values()):
         return ""
-    a, b = (float(np.interp(at, x, y)) for x, y in curves)
     where = {
         "Step": f"step {fmt.number(at)}",
         "Tokens": f"{fmt.si(at)} tokens",
         "FLOPs": f"{fmt.scientific(at)} FLOPs",
         "Time": fmt.duration(at),
     }[axis]
-    return f"At {where}, the most both have: A {fmt.loss(a)}, B {fmt.loss(b)}"
-
-
-def parting(a: str, b: str) -> int | None:
-    """Where two texts part: the start of the first word that is not the same in both; None when they are equal."""
-    if a == b:
-        return None
-    at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-    while at > 0 and not a[at - 1].isspace():
-        at -= 1
-    return at
-
-
-__all__ = [
-    "AXES",
-    "Chart",
-    "Comparable",
-    "Row",
-    "Side",
-    "common_point",
-    "comparable",
-    "parting",
-    "rows",
-    "setting_rows",
-    "shown",
-    "validation_chart",
-]  # fmt: skip
+    read = ", ".join(f"{letter} {fmt.loss(float(np.interp(at, x, y)))}" for letter, (x, y) in curves.items())
+    return f"At {where}, the most {'both' if len(curves) == 2 else 'all'} have: {read}"

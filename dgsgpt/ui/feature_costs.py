@@ -186,7 +186,8 @@ def _explain_experts(model: ModelConfig, moe: MoEConfig) -> str:
     where = "" if sparse == model.n_layer else f" in {sparse} of {model.n_layer} layers"
     always = [f"{moe.n_shared_expert} that every token passes"] if moe.n_shared_expert else []
     always += ["a dense one"] if moe.dense_residual else []
-    beside = f", beside {' and '.join(always)}" if always else ""
+    after = ", after the dense one" if moe.after_dense else ""
+    beside = f"{after}, beside {' and '.join(always)}" if always else after
     keeper = "A moving bias" if moe.balance == "bias" else "A loss" if moe.aux_loss_weight else "Nothing"
     return (
         f"A learned router sends each token to {moe.n_expert_per_token} of {moe.n_expert} networks{beside}{where}. "

@@ -43,8 +43,13 @@ def why_idle(draft: Draft, path: str) -> str:
         idle, reason = get(draft, other) == 0, f"while {label_of(other)} is 0"
     elif path == "model.positions":
         idle, reason = get(draft, "model.rope") is not None, "while rotary positions are on"
+    elif path == "model.head_bias":
+        idle, reason = get(draft, "model.tie_embeddings") is True, f"while {label_of('model.tie_embeddings')} is on"
     elif path == "model.moe.renormalize":
-        idle, reason = get(draft, "model.moe.n_expert_per_token") == 1, "with one expert per token"
+        idle = get(draft, "model.moe.n_expert_per_token") == 1 and not get(draft, "model.moe.renormalize_single")
+        reason = "with one expert per token"
+    elif path == "model.moe.renormalize_single":
+        return _why_single_idle(draft)
     elif path == "model.window.size":
         idle, reason = kinds_of_layers(draft) == {"L"}, "while every layer is of kind L"
     elif path == "train.fit_micro_batch":
@@ -53,6 +58,13 @@ def why_idle(draft: Draft, path: str) -> str:
     else:
         return ""
     return f"No effect {reason}." if idle else ""
+
+
+def _why_single_idle(draft: Draft) -> str:
+    if get(draft, "model.moe.n_expert_per_token") != 1:
+        return "No effect with several experts per token."
+    off = not get(draft, "model.moe.renormalize")
+    return f"No effect while {label_of('model.moe.renormalize')} is off." if off else ""
 
 
 def _any_of(values: tuple[str, ...]) -> str:

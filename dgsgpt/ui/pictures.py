@@ -101,14 +101,15 @@ def _experts_of_layer(model: ModelConfig, x: float, w: float) -> list[str]:
     moe = model.moe
     assert moe is not None
     shown, rows = min(moe.n_expert, MAX_EXPERTS), -(-min(moe.n_expert, MAX_EXPERTS) // 2)
-    height = (34 if moe.dense_residual else 44) / rows
-    dense = [_rect(x, 64, w, 8, "ink3", 0.75)] if moe.dense_residual else []  # every token passes it
+    beside, before = moe.dense_residual, moe.after_dense  # a dense network that every token passes
+    height, top = (34 if beside or before else 44) / rows, 40 if before else 30
+    dense = [_rect(x, 64 if beside else 30, w, 8, "ink3", 0.75)] if beside or before else []
     # Spread over the box, as a router would: a picture of k of E, not of a particular choice.
     used = chosen_experts(shown, moe.n_expert_per_token)
     return [
         _rect(
             x + (e % 2) * (w / 2 + 0.5),
-            30 + (e // 2) * height,
+            top + (e // 2) * height,
             max(0.8, w / 2 - 0.5),
             height - 2,
             "ink3",

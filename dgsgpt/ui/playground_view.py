@@ -202,39 +202,52 @@ _TEXT = (
 )
 
 
-def text_html(prompt: str, written: str, color: str = "", split_at: int | None = None) -> Html:
-    """Prompt grey, new text normal, never read as markup; a bar in `color` where it begins to differ."""
+def text_html(
+    prompt: str, written: str, color: str = "", split_at: int | None = None, split_end: int | None = None
+) -> Html:
+    """Prompt grey, new text normal, never read as markup; a bar in `color` where it begins to differ.
+
+    What differs first is tinted: up to the character `split_end`, or the whole word at the bar.
+    """
     body = esc(written)
-    if split_at is not None and split_at < len(written):
-        word = re.match(r"\s*\S*", written[split_at:])
-        end = split_at + max(1, len(word[0]) if word else 1)
+    if split_at is not None:
+        start = min(split_at, len(written))
+        word = re.match(r"\s*\S*", written[start:])
+        end = max(start, split_end) if split_end is not None else start + len(word[0] if word else "")
         mark = markup(
             '<span style="border-left:2px solid {};background:{};border-radius:0 3px 3px 0">{}</span>',
-            color, rgba(color, 0.14), written[split_at:end],
+            color, rgba(color, 0.14), written[start:end],
         )  # fmt: skip
-        body = markup("{}{}{}", written[:split_at], mark, written[end:])
+        body = markup("{}{}{}", written[:start], mark, written[end:])
     return markup(_TEXT, c("ink3"), prompt, body)
+
+
+def output_html(title: object, value: object, body: object, remark: object, problem: str | None = None) -> Html:
+    """The card of a text: heading with a value right, the text, and a grey remark or what went wrong."""
+    heading = markup(
+        '<div style="display:flex;flex-wrap:wrap;align-items:baseline;gap:0 8px;line-height:20px;margin-bottom:8px">'
+        '<span role="heading" aria-level="3" style="font-weight:600;font-size:14px">{}</span>'
+        '<span style="margin-left:auto;font-size:13px;color:{}">{}</span></div>',
+        title, c("ink2"), value,
+    )  # fmt: skip
+    below = markup(
+        '<div style="font-size:12.5px;line-height:17px;color:{};padding-top:8px">{}</div>', c("ink3"), remark
+    )
+    if problem:
+        below = markup(
+            '<div role="alert" style="font-size:13.5px;line-height:19px;color:{};padding-top:8px;'
+            'overflow-wrap:anywhere">✕ {}</div>',
+            c("bad"), problem,
+        )  # fmt: skip
+    return markup("{}{}{}", heading, body, below)
 
 
 def show(output: Output, slot: DeltaGenerator, *, title: object = "", split_at: int | None = None) -> None:
     """Draw an output into its slot: heading with figures, text, remark or error."""
     letter = markup('<span style="color:{}">{}</span>&nbsp; ', output.color, output.letter) if output.letter else ""
-    heading = markup(
-        '<div style="display:flex;flex-wrap:wrap;align-items:baseline;gap:0 8px;line-height:20px;margin-bottom:8px">'
-        '<span role="heading" aria-level="3" style="font-weight:600;font-size:14px">{}{}</span>'
-        '<span style="margin-left:auto;font-size:13px;color:{}">{}</span></div>',
-        letter, title or output.name, c("ink2"), output.figures(),
-    )  # fmt: skip
-    below = markup('<div style="font-size:12.5px;line-height:17px;color:{};padding-top:8px">{}</div>', c("ink3"),
-                   output.remark())  # fmt: skip
-    if output.problem:
-        below = markup(
-            '<div role="alert" style="font-size:13.5px;line-height:19px;color:{};padding-top:8px;'
-            'overflow-wrap:anywhere">✕ {}</div>',
-            c("bad"), output.problem,
-        )  # fmt: skip
+    heading = markup("{}{}", letter, title or output.name)
     shown = text_html(output.prompt, output.text, output.color, split_at)
-    slot.html(markup("{}{}{}", heading, shown, below))
+    slot.html(output_html(heading, output.figures(), shown, output.remark(), output.problem))
 
 
 def prompt_note(entry: Entry, prompt: str, block_size: int | None) -> tuple[Html, bool]:

@@ -97,13 +97,13 @@ def test_chunks_of_real_texts_encode_to_the_ids_of_the_whole() -> None:
 
 def reference_encode(tokenizer: bpe.BpeTokenizer, text: str) -> list[bytes]:
     """BPE as Sennrich et al. write it: merge the earliest-learned pair, everywhere, until none is left."""
-    characters = bpe._BYTE_OF
+    characters = bpe.BYTE_OF
     rank = {
         (bytes(characters[c] for c in left), bytes(characters[c] for c in right)): i
         for i, (left, right) in enumerate(tokenizer._merges)
     }
     out: list[bytes] = []
-    for piece in regex.findall(bpe._SPLITS[tokenizer._split], text):
+    for piece in regex.findall(bpe.SPLITS[tokenizer._split], text):
         parts = [bytes([b]) for b in piece.encode()]
         while pairs := [p for p in itertools.pairwise(parts) if p in rank]:
             best, merged, i = min(pairs, key=rank.__getitem__), [], 0
@@ -144,7 +144,7 @@ def test_gpt2_gives_the_published_ids() -> None:
 def test_gpt2_equals_the_tokenizer_of_transformers(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     ours = bpe.load_gpt2()
-    ids = {c: i for i, c in enumerate(bpe._BYTE_OF)}
+    ids = {c: i for i, c in enumerate(bpe.BYTE_OF)}
     for left, right in ours._merges:
         ids[left + right] = len(ids)
     theirs = transformers.GPT2Tokenizer(vocab={**ids, END_OF_TEXT: len(ids)}, merges=list(ours._merges))

@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -496,6 +497,20 @@ def test_a_tensor_of_an_unknown_type_is_named(good: Path, tmp_path: Path) -> Non
     at = raw.index(b"blk.0.attn_q.weight") + len(b"blk.0.attn_q.weight") + 4 + 16
     (tmp_path / "bad.gguf").write_bytes(raw[:at] + struct.pack("<I", 77) + raw[at + 4 :])
     refused(tmp_path / "bad.gguf", r"blk\.0\.attn_q\.weight is of type 77")
+
+
+def test_without_the_package_the_remedy_is_said(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(CheckpointError, match=r"pip install 'dgsgpt\[gguf\]'"):
+        read_gguf(good)
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_or_a_folder_is_refused_and_never_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.gguf")
+    refused(tmp_path / "pipe.gguf", "no such file")
+    (tmp_path / "folder.gguf").mkdir()
+    refused(tmp_path / "folder.gguf", "no such file")
 
 
 # ---------------------------------------------------------------- a real model

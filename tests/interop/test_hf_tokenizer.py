@@ -162,13 +162,17 @@ def test_the_token_before_a_text_is_the_config_or_else_the_post_processor(said: 
     single = [{"SpecialToken": {"id": BEGIN, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
     pair = [*single, {"Sequence": {"id": "B", "type_id": 1}}]
     description["post_processor"] = {"type": "TemplateProcessing", **template, "single": single, "pair": pair}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    description["added_tokens"] += [{"id": 700 + i, "content": f"<end{i}>", **flags} for i in range(2)]
     (tmp_path / "tokenizer.json").write_text(json.dumps(description))
     config = {"bos_token": BEGIN, "eos_token": {"content": END}} | ({} if said is None else {"add_bos_token": said})
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 2, 7]}))
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [701, 2, 5]}))
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": 700}))
     read = read_hf_tokenizer(tmp_path)
     assert read.begin_of_text == (None if said is False else 1)
-    assert read.ends_of_text == (2, 5, 7)
+    assert read.ends_of_text == (2, 701, 700)  # 5 is a piece of text
+    assert read.token_bytes(5) != b""
     assert load_tokenizer_file(tmp_path / "tokenizer.json").sha256 == read.sha256
 
 

@@ -1,5 +1,6 @@
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -134,16 +135,55 @@ def test_state_dict_names_are_stable() -> None:
     }
 
 
-def test_weights_start_as_documented() -> None:
+def test_names_of_biases_and_of_experts_after_a_dense_network_are_stable() -> None:
+    names = set(tiny_model(n_layer=1, **VARIANTS["original"]).state_dict())
+    block = "blocks.0."
+    assert names == {
+        *("embed.weight", "positions.weight", "norm.weight", "norm.bias", "head.weight", "head.bias"),
+        *(block + f"attn.{part}.weight" for part in ("q", "k", "v", "out")),
+        block + "attn.out.bias",
+        *(block + f"mlp.{part}.{kind}" for part in ("up", "down") for kind in ("weight", "bias")),
+        *(block + f"norm{i}.{kind}" for i in (1, 2, 3) for kind in ("weight", "bias")),
+        *(block + f"moe.router.{kind}" for kind in ("weight", "bias")),
+        *(block + f"moe.experts.{part}" for part in ("up", "down", "up_bias", "down_bias")),
+    }
+
+
+def test_heads_have_the_width_they_are_given() -> None:
+    state = tiny_model(head_size=12, qkv_bias="with").state_dict()
+    shapes = {name: tuple(state[f"blocks.0.attn.{name}.weight"].shape) for name in ("q", "k", "v", "out")}
+    assert shapes == {"q": (48, 32), "k": (24, 32), "v": (24, 32), "out": (32, 48)}
+    assert state["blocks.0.attn.q.bias"].shape == (48,)
+    assert "blocks.0.attn.out.bias" not in state
+
+
+def test_an_output_bias_moves_the_logits_before_they_are_capped() -> None:
+    model, tokens = tiny_model(head_bias=True, tie_embeddings=False, logit_softcap=3.0).eval(), random_tokens()
+    with torch.no_grad():
+        model.head.weight.zero_()
+    expected = 3.0 * torch.tanh(model.head.bias / 3.0)
+    torch.testing.assert_close(model(tokens).logits, expected.expand(2, 48, 61))
+
+
+BIASES = {"bias": True, "norm": "layernorm", "tie_embeddings": False, "head_bias": True}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sub_layers"),
+    [({}, 16), ({"moe": {"n_expert": 4, "bias": True}}, 16), ({"moe": {"bias": True, "after_dense": True}}, 24)],
+    ids=["dense", "experts", "experts after dense"],
+)
+def test_weights_start_as_documented(changes: dict[str, Any], sub_layers: int) -> None:
     torch.manual_seed(0)
-    model = GPT(tiny_config(n_layer=8, n_embd=128, bias=True, norm="layernorm", tie_embeddings=False))
+    model = GPT(tiny_config(n_layer=8, n_embd=128, **BIASES, **changes))
     for name, p in model.named_parameters():
         if name.endswith("bias"):
             assert not p.any(), name
         elif p.ndim == 1:
             assert (p == 1).all(), name
         else:
-            expected = 0.02 / 4 if name.endswith(("out.weight", "down.weight")) else 0.02
+            narrow = name.endswith(("out.weight", "down.weight", "experts.down"))
+            expected = 0.02 / math.sqrt(sub_layers) if narrow else 0.02
             assert p.std().item() == pytest.approx(expected, rel=0.1), name
 
 

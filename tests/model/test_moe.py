@@ -1,5 +1,4 @@
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -8,58 +7,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dgsgpt.model.moe import Experts, build_moe, grouped_matmul, looped_matmul
+from dgsgpt.model.moe import Experts, grouped_matmul, looped_matmul
+from tests.model.experts import expert, inputs, layer, plain_loop
 from tests.model.tiny import random_tokens, tiny_config, tiny_model
-
-
-def layer(seed: int = 0, mlp: str = "swiglu", **moe: Any) -> Any:
-    config = tiny_config(mlp=mlp, moe={"n_expert": 4, **moe})
-    assert config.moe is not None
-    torch.manual_seed(seed)
-    built = build_moe(config, config.moe)
-    for p in built.parameters():
-        torch.nn.init.normal_(p, 0.0, 0.3)
-    return built
-
-
-def inputs(rows: int = 40, seed: int = 0) -> Tensor:
-    return torch.randn(2, rows // 2, 32, generator=torch.Generator().manual_seed(seed))
-
-
-def expert(moe: Any, e: int, x: Tensor) -> Tensor:
-    """One expert's network written out."""
-    up = x @ moe.experts.up[e].T
-    hidden = F.silu(x @ moe.experts.gate[e].T) * up if hasattr(moe.experts, "gate") else moe.experts.act(up)
-    return hidden @ moe.experts.down[e].T
-
-
-def plain_loop(moe: Any, x: Tensor, k: int, renormalize: bool, capacity: float = math.inf) -> Tensor:
-    """Every row through each of its experts, one after the other; each expert takes its best-scored rows."""
-    rows = x.flatten(0, 1)
-    scores = (rows @ moe.router.weight.T).softmax(-1)
-    y = torch.zeros_like(rows)
-    chosen = [scores[n].topk(k).indices.tolist() for n in range(len(rows))]
-    for e in range(scores.size(1)):
-        applicants = sorted((n for n in range(len(rows)) if e in chosen[n]), key=lambda n: -scores[n, e].item())
-        for n in applicants[: int(min(capacity, len(rows)))]:
-            weight = scores[n, e] / (scores[n, chosen[n]].sum() if renormalize else 1.0)
-            y[n] += weight * expert(moe, e, rows[n])
-    return y.view_as(x)
 
 
 @pytest.mark.parametrize("mlp", ["swiglu", "gelu", "relu", "relu2"])
 @pytest.mark.parametrize(("k", "renormalize"), [(1, True), (2, True), (2, False), (4, True)])
 @pytest.mark.parametrize("hidden", [16, 13])
-def test_sparse_layer_equals_a_plain_loop_over_experts(mlp: str, k: int, renormalize: bool, hidden: int) -> None:
-    moe = layer(mlp=mlp, n_expert_per_token=k, renormalize=renormalize, expert_hidden=hidden)
+@pytest.mark.parametrize("bias", [False, True])
+def test_sparse_layer_equals_a_plain_loop_over_experts(
+    mlp: str, k: int, renormalize: bool, hidden: int, bias: bool
+) -> None:
+    moe = layer(mlp=mlp, n_expert_per_token=k, renormalize=renormalize, expert_hidden=hidden, bias=bias)
     x = inputs()
     expected = plain_loop(moe, x, k, renormalize and k > 1)
     torch.testing.assert_close(moe(x)[0], expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("factor", [0.25, 0.5, 1.0, 4.0])
-def test_capacity_drops_the_lowest_scores_in_training_and_none_in_use(factor: float) -> None:
-    moe = layer(n_expert_per_token=2, capacity_factor=factor)
+@pytest.mark.parametrize("bias", [False, True])
+def test_capacity_drops_the_lowest_scores_in_training_and_none_in_use(factor: float, bias: bool) -> None:
+    moe = layer(n_expert_per_token=2, capacity_factor=factor, bias=bias)
     x = inputs()
     capacity = math.ceil(factor * 40 * 2 / 4)
     y, _, stats = moe.train()(x)
@@ -215,9 +184,10 @@ def test_a_dense_residual_is_a_network_beside_the_experts() -> None:
 
 @pytest.mark.parametrize("mlp", ["swiglu", "gelu"])
 @pytest.mark.parametrize("hidden", [16, 13])
-def test_dropped_rows_leak_into_nothing(mlp: str, hidden: int) -> None:
+@pytest.mark.parametrize("bias", [False, True])
+def test_dropped_rows_leak_into_nothing(mlp: str, hidden: int, bias: bool) -> None:
     """What a grouped product leaves undefined is filled with NaN here, and must not show anywhere."""
-    moe = layer(mlp=mlp, capacity_factor=0.5, expert_hidden=hidden)
+    moe = layer(mlp=mlp, capacity_factor=0.5, expert_hidden=hidden, bias=bias)
     x = inputs().requires_grad_()
     torch.use_deterministic_algorithms(True)
     try:
@@ -230,7 +200,8 @@ def test_dropped_rows_leak_into_nothing(mlp: str, hidden: int) -> None:
     assert all(g.isfinite().all() for g in gradients)
     expected = plain_loop(moe, x, 2, renormalize=True, capacity=math.ceil(0.5 * 40 * 2 / 4))
     torch.testing.assert_close(y, expected, atol=1e-4, rtol=1e-4)
-    theirs = torch.autograd.grad(expected.square().sum(), [x, moe.experts.up, moe.experts.down])
-    ours = torch.autograd.grad(moe(x)[0].square().sum(), [x, moe.experts.up, moe.experts.down])
+    learned = [x, *moe.experts.parameters()]
+    theirs = torch.autograd.grad(expected.square().sum(), learned)
+    ours = torch.autograd.grad(moe(x)[0].square().sum(), learned)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)

@@ -16,6 +16,8 @@ from transformers import (
     MistralForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
@@ -53,7 +55,7 @@ OURS = {
 
 
 def load_llama_like(model: GPT, theirs: nn.Module) -> GPT:
-    """Copy the weights of a Llama, Mistral, Mixtral or Qwen3; every one of ours must be given."""
+    """Copy the weights of a Llama, Mistral, Mixtral, Qwen2 or Qwen3; every one of ours must be given, and of theirs."""
     source = dict(theirs.state_dict())
     renamed: dict[str, Tensor] = {
         "embed.weight": source["model.embed_tokens.weight"],
@@ -65,7 +67,7 @@ def load_llama_like(model: GPT, theirs: nn.Module) -> GPT:
         renamed[a + "norm1.weight"] = source[b + "input_layernorm.weight"]
         renamed[a + "norm2.weight"] = source[b + "post_attention_layernorm.weight"]
         for ours, name in {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "o_proj"}.items():
-            renamed[f"{a}attn.{ours}.weight"] = source[f"{b}self_attn.{name}.weight"]
+            renamed |= linear(source, f"{b}self_attn.{name}", f"{a}attn.{ours}")
         for name in ("q_norm", "k_norm") if model.config.qk_norm else ():
             renamed[f"{a}attn.{name}.weight"] = source[f"{b}self_attn.{name}.weight"]
         if model.config.moe:
@@ -75,9 +77,22 @@ def load_llama_like(model: GPT, theirs: nn.Module) -> GPT:
             renamed[a + "mlp.experts.down"] = source[b + "mlp.experts.down_proj"]
         else:
             for name in ("gate", "up", "down"):
-                renamed[f"{a}mlp.{name}.weight"] = source[f"{b}mlp.{name}_proj.weight"]
+                renamed |= linear(source, f"{b}mlp.{name}_proj", f"{a}mlp.{name}")
     model.load_state_dict(renamed, strict=True)
     return model.eval()
+
+
+def linear(source: dict[str, Tensor], theirs: str, ours: str) -> dict[str, Tensor]:
+    """A matrix by our name, with its bias if it has one."""
+    return {f"{ours}.{kind}": source[f"{theirs}.{kind}"] for kind in ("weight", "bias") if f"{theirs}.{kind}" in source}
+
+
+def draw_biases(model: nn.Module) -> None:
+    """Biases of zero would hide that one is missing."""
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name.endswith("bias"):
+                p.normal_(0.0, 0.3)
 
 
 def assert_same_logits(ours: GPT, theirs: nn.Module, length: int = 150) -> None:
@@ -177,6 +192,35 @@ def test_llama_with_another_epsilon_gives_the_same_logits() -> None:
     with torch.no_grad():
         theirs.model.embed_tokens.weight.mul_(0.01)  # so small that the epsilon shows
     ours = GPT(ModelConfig.model_validate({**OURS, "norm_eps": 1e-6}))
+    assert_same_logits(load_llama_like(ours, theirs), theirs)
+
+
+@pytest.mark.parametrize("kv_heads", [2, 6])
+def test_qwen2_with_biases_of_queries_keys_and_values_gives_the_same_logits(kv_heads: int) -> None:
+    torch.manual_seed(9)
+    theirs = Qwen2ForCausalLM(Qwen2Config(**{**SIZES, "num_key_value_heads": kv_heads}))
+    draw_biases(theirs)
+    ours = GPT(ModelConfig.model_validate({**OURS, "n_kv_head": kv_heads, "qkv_bias": "with"}))
+    assert {name for name in ours.state_dict() if name.endswith("bias")} == {
+        f"blocks.{i}.attn.{name}.bias" for i in range(3) for name in "qkv"
+    }
+    assert_same_logits(load_llama_like(ours, theirs), theirs)
+
+
+def test_llama_with_biases_everywhere_gives_the_same_logits() -> None:
+    torch.manual_seed(10)
+    theirs = LlamaForCausalLM(LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True))
+    draw_biases(theirs)
+    assert_same_logits(load_llama_like(GPT(ModelConfig.model_validate({**OURS, "bias": True})), theirs), theirs)
+
+
+@pytest.mark.parametrize("head_dim", [4, 20])
+def test_qwen3_with_heads_of_another_width_gives_the_same_logits(head_dim: int) -> None:
+    torch.manual_seed(11)
+    theirs = Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=head_dim))
+    changes = {"qk_norm": True, "head_size": head_dim}
+    ours = GPT(ModelConfig.model_validate({**OURS, **changes}))
+    assert ours.state_dict()["blocks.0.attn.out.weight"].shape == (48, 6 * head_dim)
     assert_same_logits(load_llama_like(ours, theirs), theirs)
 
 

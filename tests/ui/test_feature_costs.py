@@ -75,6 +75,8 @@ def test_a_run_s_few_words_name_the_window_only_where_some_layer_has_it(pattern:
         ({}, "to 2 of 8 networks. A loss keeps"),
         ({"dense_residual": True}, "to 2 of 8 networks, beside a dense one. A loss keeps"),
         ({"n_shared_expert": 2, "every": 2}, "beside 2 that every token passes in 3 of 6 layers."),
+        ({"after_dense": True}, "to 2 of 8 networks, after the dense one. A loss keeps"),
+        ({"after_dense": True, "n_shared_expert": 1}, ", after the dense one, beside 1 that every token passes. A"),
         ({"balance": "bias"}, "A moving bias keeps them equally busy."),
         ({"aux_loss_weight": 0.0}, "Nothing keeps them equally busy."),
     ],

@@ -29,6 +29,22 @@ from dgsgpt.ui import form, idle
         ("model.moe.bias_update_rate", {"model.moe.balance": "aux_loss"}, {"model.moe.balance": "bias"}),
         ("model.moe.aux_loss_weight", {"model.moe.balance": "bias"}, {"model.moe.balance": "aux_loss"}),
         ("model.moe.renormalize", {"model.moe.n_expert_per_token": 1}, {"model.moe.n_expert_per_token": 2}),
+        (
+            "model.moe.renormalize",
+            {"model.moe.n_expert_per_token": 1},
+            {"model.moe.n_expert_per_token": 1, "model.moe.renormalize_single": True},
+        ),
+        (
+            "model.moe.renormalize_single",
+            {"model.moe.n_expert_per_token": 2},
+            {"model.moe.n_expert_per_token": 1, "model.moe.renormalize": True},
+        ),
+        (
+            "model.moe.renormalize_single",
+            {"model.moe.n_expert_per_token": 1, "model.moe.renormalize": False},
+            {"model.moe.n_expert_per_token": 1},
+        ),
+        ("model.head_bias", {"model.tie_embeddings": True}, {"model.tie_embeddings": False}),
         ("model.window.size", {"model.window.pattern": "LLLLS"}, {"model.window.pattern": "LLLB"}),
         ("data.tokenizer.vocab_size", {"data.tokenizer.kind": "byte"}, {"data.tokenizer.kind": "bpe"}),
         ("train.schedule.min_lr_ratio", {"train.schedule.kind": "constant"}, {"train.schedule.kind": "linear"}),

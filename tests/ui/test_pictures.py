@@ -90,16 +90,18 @@ def test_layers_with_both_show_a_pale_half_above_a_dark_one() -> None:
     assert [boxes[x] for x in sorted(boxes, key=float)] == [kinds[letter] for letter in "SBLSBLSB"]
 
 
-def test_layers_show_the_dense_network_beside_experts() -> None:
+def test_layers_show_the_dense_network_beside_or_before_experts() -> None:
     def below(**moe: object) -> list[tuple[float, float]]:
         picture = drawing(pictures.layers(model(n_layer=1, moe={"n_expert": 4, **moe})))
         rects = [r for r in picture.iter(f"{SVG}rect") if float(r.get("y", 0)) >= 30]
         return [(float(r.get("width", 0)), float(r.get("y", 0)) + float(r.get("height", 0))) for r in rects]
 
-    experts, beside = below(), below(dense_residual=True)
-    assert len(beside) == len(experts) + 1
-    assert beside[-1][0] > 2 * experts[0][0] - 2  # as wide as two experts
-    assert max(bottom for _, bottom in experts + beside) <= 74
+    experts, beside, before = below(), below(dense_residual=True), below(after_dense=True)
+    assert len(beside) == len(before) == len(experts) + 1
+    assert beside[-1][0] == before[-1][0] > 2 * experts[0][0] - 2  # as wide as two experts
+    assert max(bottom for _, bottom in experts + beside + before) <= 74
+    assert beside[-1][1] > max(bottom for _, bottom in beside[:-1])  # below the experts
+    assert before[-1][1] < min(bottom for _, bottom in before[:-1])  # above them, as it comes before them
 
 
 @pytest.mark.parametrize(("n_expert", "per_token", "always"), [(8, 2, 0), (8, 2, 1), (4, 1, 3), (16, 4, 4)])
