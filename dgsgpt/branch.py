@@ -19,7 +19,7 @@ from dgsgpt import checkpoint as ck
 from dgsgpt import files
 from dgsgpt.config import ModelConfig, RunConfig, build_config, load_config
 from dgsgpt.errors import CheckpointError, ConfigError, RunError
-from dgsgpt.metrics import METRICS, MetricsWriter
+from dgsgpt.metrics import METRICS, MetricsWriter, read_events
 from dgsgpt.recipe import ANY_CHANGE, accept
 from dgsgpt.rules import differences, nest_override
 from dgsgpt.runs import Run, create_run, suggest_run_id
@@ -28,6 +28,7 @@ from dgsgpt.update_groups import list_weights
 BEGIN = "begin"  # in a run's directory: the checkpoint its weights are from, or the tokenizer it was forked with
 FORK, FINE_TUNE = "fork", "fine-tune"
 _DATA = ("data.corpus", "data.val_fraction", "data.document_separator")
+_SHAPES_OPTIMIZER = ("train.optimizer", "train.weight_precision")
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,7 @@ class Source:
         """Raises CheckpointError where a file is damaged."""
         ck.verify(path)
         info = ck.describe(path)
-        step = int(path.name.removeprefix("step_")) if path.name.removeprefix("step_").isdigit() else info.step
-        in_run = path.absolute().parent.name == "checkpoints"
-        return cls(
-            path,
-            path.absolute().parent.parent.name if in_run else info.run_id,
-            step,
-            load_config(path / ck.CONFIG),
-        )
+        return cls(path, info.run_id, info.step, load_config(path / ck.CONFIG))
 
 
 # ---------------------------------------------------------------- what may be changed
@@ -121,7 +115,7 @@ def check_fork(path: Path, config: RunConfig, step: int) -> None:
 
     Raises:
         CheckpointError: it was imported and has no optimizer state.
-        ConfigError: the shape of a weight or the tokenizer differs, or no step is left to make.
+        ConfigError: the shape of a weight, the tokenizer or the optimizer differs, or no step is left to make.
     """
     if ck.describe(path).metadata.get("imported"):
         raise CheckpointError(
@@ -134,6 +128,14 @@ def check_fork(path: Path, config: RunConfig, step: int) -> None:
         raise ConfigError(
             "data.tokenizer cannot change in a fork: the model knows only the tokenizer it learned with; leave it"
         )
+    changed = differences(known.to_dict(), config.to_dict())
+    for name in _SHAPES_OPTIMIZER:
+        if name in changed:
+            was, now = changed[name]
+            raise ConfigError(
+                f"{name}: {was!r} -> {now!r}: a fork goes on with the optimizer's state, which is that of {was}; leave "
+                "it, or train from the weights alone (`dgsgpt train CONFIG --from CHECKPOINT`)"
+            )
     if config.train.steps <= step:
         raise ConfigError(
             f"train.steps={config.train.steps} leaves nothing to do after step {step}; give it more than {step}"
@@ -156,11 +158,12 @@ def fork(root: Path, path: Path, config: RunConfig, run_id: str | None = None, c
     other_text = any(name in changed for name in _DATA)
 
     def fill(run: Run) -> RunConfig:
-        link_files([path / ck.TOKENIZER], run.path / BEGIN)
+        kept = run.path / "checkpoints" / ck.checkpoint_name(source.step)
+        link_checkpoint(path, kept)
+        link_files([kept / ck.TOKENIZER], run.path / BEGIN)
         own = config
         if config.data.tokenizer.file is not None or other_text:
             own = _with_tokenizer(config, tokenizer_settings(path, run.path / BEGIN / ck.TOKENIZER))
-        link_files(path.iterdir(), run.path / "checkpoints" / ck.checkpoint_name(source.step))
         _bring_metrics(path, run, source.step)
         accept(run.path, {name: now for name, (_, now) in differences(source.config.to_dict(), own.to_dict()).items()})
         if other_text:
@@ -208,7 +211,7 @@ def begin_from(
     told = list(command) or ["dgsgpt", "train", "CONFIG", "--from", f"{source.run_id}@{source.step}"]
 
     def fill(run: Run) -> RunConfig:
-        link_files(path.iterdir(), run.path / BEGIN)
+        link_checkpoint(path, run.path / BEGIN)
         return _with_tokenizer(config, tokenizer_settings(path, run.path / BEGIN / ck.TOKENIZER))
 
     return _make(root, source, config, FINE_TUNE, run_id, told, fill)
@@ -218,6 +221,28 @@ def begins_with(run: Run) -> Path | None:
     """The checkpoint whose weights a run begins with; None for one that begins from scratch or is a fork."""
     path = run.path / BEGIN
     return path if (path / ck.MANIFEST).is_file() else None
+
+
+def check_begun(run: Run, found: bool) -> None:
+    """Refuse to train from scratch what was to go on from learned weights.
+
+    Args:
+        run: the run that begins or goes on.
+        found: whether it has a whole checkpoint of its own.
+
+    Raises:
+        RunError: the making of a fork or fine-tuning was interrupted, or a fork has lost all its checkpoints.
+    """
+    parent = run.facts.get("parent")
+    kind = parent.get("kind") if isinstance(parent, dict) else None
+    if kind not in (FORK, FINE_TUNE):
+        return
+    begun = found if kind == FORK else found or begins_with(run) is not None
+    if begun and read_events(run.path, (kind,)):  # which is written last
+        return
+    origin = f"{parent.get('run')}@{parent.get('step')}" if isinstance(parent, dict) else "its origin"
+    fault = "was not completed when it was made" if begun else "has no whole checkpoint to go on from"
+    raise RunError(f"run {run.id!r}: the {kind} of {origin} {fault}; delete it and make it again")
 
 
 # ---------------------------------------------------------------- making
@@ -233,7 +258,7 @@ def _make(
     """Create the run and fill it; nothing is left of one that could not be filled."""
     parent = {"run": source.run_id, "step": source.step, "kind": kind}
     stem = f"{source.run_id}-{'fork' if kind == FORK else 'tuned'}"
-    run = create_run(root, config, run_id or suggest_run_id(root, stem), command, parent)
+    run = _claim(root, config, run_id, stem, command, parent)
     try:
         own = fill(run)
         if own != config:
@@ -248,12 +273,35 @@ def _make(
     return Run(run.path)
 
 
+def _claim(
+    root: Path, config: RunConfig, run_id: str | None, stem: str, command: Sequence[str], parent: dict[str, Any]
+) -> Run:
+    """The run's directory, under the next free name where none was asked for and another process takes the first."""
+    while True:
+        name = run_id or suggest_run_id(root, stem)
+        try:
+            return create_run(root, config, name, command, parent)
+        except RunError:
+            if run_id is not None or suggest_run_id(root, stem) == name:
+                raise
+
+
+def link_checkpoint(path: Path, folder: Path) -> None:
+    """The files of the checkpoint at `path` in a new folder.
+
+    Raises:
+        CheckpointError: one of them has gone meanwhile, e.g. by `train.keep_last` of a run that is trained.
+    """
+    try:
+        link_files((path / name for name in (*ck.listed_files(path), ck.MANIFEST)), folder)
+    except FileNotFoundError as e:
+        raise CheckpointError(f"{path}: was deleted while it was read; give one that is there") from e
+
+
 def link_files(paths: Iterable[Path], folder: Path) -> None:
     """Hard links to files of ours in a new or empty folder, or copies where the file system cannot link the two."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in paths:
-        if not path.is_file():
-            continue
         try:
             os.link(path, folder / path.name)
         except OSError:

@@ -29,6 +29,7 @@ from dgsgpt.manifest import (
     STATE,
     TOKENIZER,
     hash_file,
+    listed_files,
     size_problem,
     verify,
     write_manifest,
@@ -44,8 +45,8 @@ if TYPE_CHECKING:
 __all__ = [
     "CONFIG", "FORMAT_VERSION", "MANIFEST", "METADATA", "MODEL", "OPTIMIZER", "STATE", "TOKENIZER",
     "Checkpoint", "CheckpointInfo", "apply_weights", "best_of", "checkpoint_name", "describe", "discard",
-    "find_checkpoint", "hash_file", "list_checkpoints", "load_checkpoint", "load_tensors", "newest_valid", "prune",
-    "remove_leftovers", "save_checkpoint", "verify",
+    "find_checkpoint", "hash_file", "list_checkpoints", "listed_files", "load_checkpoint", "load_tensors",
+    "newest_valid", "prune", "remove_leftovers", "save_checkpoint", "verify",
 ]  # fmt: skip
 MAX_HEADER_BYTES = 8_000_000
 MAX_FIGURE = 1e300
@@ -240,8 +241,14 @@ def list_checkpoints(where: Path | Run) -> list[CheckpointInfo]:
 
 
 def best_of(infos: Iterable[CheckpointInfo]) -> CheckpointInfo | None:
-    """The one of lowest validation loss; all must be of one run, whose validations use the same tokens."""
+    """The one of lowest validation loss; all must be of one run.
+
+    Validations of a run use the same tokens, unless it was forked onto another text: then those on the text of the
+    newest checkpoint count.
+    """
     rated = [i for i in infos if i.complete and _is_figure(i.metadata.get("loss_val"))]
+    text = max(rated, key=lambda i: i.step).metadata.get("data_fingerprint") if rated else None
+    rated = [i for i in rated if i.metadata.get("data_fingerprint") == text]
     return min(rated, key=lambda i: i.metadata["loss_val"], default=None)
 
 
@@ -282,7 +289,8 @@ def find_checkpoint(reference: str, root: Path) -> Path:
         infos = [i for i in infos if str(i.step) == step]
     if not infos:
         raise CheckpointError(
-            f"no checkpoint {reference[:100]!r}; give a checkpoint directory, a run id or RUN@STEP (see `dgsgpt checkpoints`)"
+            f"no checkpoint {reference[:100]!r}; give a checkpoint directory, a run id or RUN@STEP (see "
+            "`dgsgpt checkpoints`)"
         )
     best = best_of(infos)
     return best.path if best else max(infos, key=lambda i: i.step).path

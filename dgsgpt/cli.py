@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dgsgpt import __version__, catalog_commands, exchange_commands, use_commands
+from dgsgpt import __version__, catalog_commands, exchange_commands, serve_command, use_commands
 from dgsgpt.bench_command import bench
 from dgsgpt.cli_options import json_option, print_json, runs_dir_option, set_option
 from dgsgpt.compare_command import compare
@@ -342,6 +342,7 @@ for _command in (
     *catalog_commands.COMMANDS,
     *exchange_commands.COMMANDS,
     *use_commands.COMMANDS,
+    *serve_command.COMMANDS,
     compare,
     bench,
 ):

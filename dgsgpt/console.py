@@ -16,7 +16,7 @@ from rich.table import Table
 
 from dgsgpt import annotations as remarks
 from dgsgpt import launch
-from dgsgpt.format import duration, loss, si, size
+from dgsgpt.format import ago, duration, loss, percent, perplexity, si, size
 from dgsgpt.metrics import MetricsTail
 from dgsgpt.runs import Run
 from dgsgpt.supervise import supervise
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from dgsgpt.checkpoint import CheckpointInfo
     from dgsgpt.config import RunConfig
     from dgsgpt.data.prepare import Dataset
+    from dgsgpt.evaluation.breakdown import Group
+    from dgsgpt.evaluation.kept import Kept
+    from dgsgpt.evaluation.report import Report as Evaluated
     from dgsgpt.hardware import Hardware
 
 Report = Callable[[str, float], None]
@@ -207,6 +210,65 @@ def print_dataset(dataset: Dataset) -> None:
     per_token = dataset.train_bytes / dataset.train_tokens
     click.echo(f"{dataset.id}: {dataset.train_tokens:,} training and {dataset.val_tokens:,} validation tokens, "
                f"vocabulary {dataset.vocab_size:,}, {per_token:.2f} bytes a token\nin {dataset.path}")  # fmt: skip
+
+
+# ---------------------------------------------------------------- evaluations
+def print_evaluation(found: Evaluated, what: str, details: bool) -> None:
+    """The text of `dgsgpt eval`."""
+    whole = found.evaluation
+    click.echo(f"{what}: loss {whole.loss:.4f}, perplexity {whole.ppl:.2f}, {whole.bpb:.4f} bits per byte "
+               f"over {whole.tokens:,} tokens, {whole.bytes:,} bytes, context {found.context:,}, "
+               f"stride {found.stride:,}")  # fmt: skip
+    if found.stride < found.context:
+        times = found.forward_tokens / whole.tokens
+        click.echo(f"{found.forward_tokens:,} tokens were read, {times:.3g} times the text")
+    click.echo(f"the likeliest token is right {percent(found.accuracy)} of the time; "
+               f"expected calibration error {found.calibration_error:.4f}\n")  # fmt: skip
+    _print_groups("tokens before", found.by_position)
+    click.echo()
+    _print_groups(f"times in {found.frequency_rule}", found.by_frequency)
+    if not details:
+        return
+    click.echo()
+    bins = [[f"{percent(b.low, 0)} to {percent(b.high, 0)}", b.tokens, b.confidence, b.accuracy]
+            for b in found.calibration]  # fmt: skip
+    print_table(["likeliest token's probability", "tokens", "mean", "right"], bins)
+    click.echo()
+    for word, passages in (("hardest", found.hardest), ("easiest", found.easiest)):
+        for passage in passages:
+            shown = "".join(c if c.isprintable() else " " for c in passage.text)  # a text must not steer the terminal
+            click.echo(f"{word}, byte {passage.begin_byte:,}, {passage.bpb:.2f} bits per byte: {shown}")
+
+
+def _print_groups(what: str, groups: Sequence[Group]) -> None:
+    rows = [[f"{g.low:,}" if g.low == g.high else f"{g.low:,} to {g.high:,}", g.tokens, g.loss, g.standard_error]
+            for g in groups]  # fmt: skip
+    print_table([what, "tokens", "loss", "std. error"], rows)
+
+
+def print_kept(found: Sequence[Kept]) -> None:
+    """The table of `dgsgpt eval --list`: for each text the best first."""
+    now = time.time()
+    header = [
+        "text",
+        "sha256",
+        "run",
+        "step",
+        "context",
+        "stride",
+        "loss",
+        "perplexity",
+        "bits/byte",
+        "when",
+        "weights",
+    ]
+    rows = [
+        [one.text_name, "/".join(part[:8] for part in one.comparable), one.run.id, one.step, one.record["context"],
+         one.record["stride"], one.result("loss"), perplexity(one.result("ppl")), one.bpb, ago(one.time, now),
+         one.state]
+        for one in found
+    ]  # fmt: skip
+    print_table(header, rows) if rows else click.echo("nothing was kept yet; `dgsgpt eval RUN` keeps its result")
 
 
 def diagnose(root: Path) -> dict[str, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from dgsgpt.cli_options import json_option, print_json, runs_dir_option
+from dgsgpt.data.text import shown
 from dgsgpt.errors import CheckpointError
 
 
@@ -59,8 +60,8 @@ def import_(root: Path, source: Path, dest: str, vocab: Path | None, given: tupl
 
 def _number(text: str) -> tuple[str, int]:
     key, equals, value = text.partition("=")
-    if not equals or not value.strip().isdecimal():
-        raise CheckpointError(f"--set {text!r} must be KEY=NUMBER, e.g. n_head=4")
+    if not equals or not value.strip().isdecimal() or len(value) > 18:  # longer ones are no settings
+        raise CheckpointError(f"--set {shown(repr(text))} must be KEY=NUMBER, e.g. n_head=4")
     return key.strip(), int(value)
 
 

@@ -1,4 +1,4 @@
-"""The sizes of a micro-batch's tensors, by which the memory of a training step is counted. Pure arithmetic, no torch."""
+"""The sizes of a micro-batch's tensors, by which the memory of a step is counted. Pure arithmetic, no torch."""
 
 from __future__ import annotations
 

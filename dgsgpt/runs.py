@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -219,6 +220,7 @@ def create_run(
         RunError: the id is bad or taken, or the directory cannot be made.
     """
     check_run_id(run_id) if run_id is not None else None
+    path: Path | None = None
     try:
         root.mkdir(parents=True, exist_ok=True)
         path = _claim(root, run_id, config)
@@ -238,6 +240,8 @@ def create_run(
         files.write_atomic(path / "config.yaml", config.to_yaml().encode())
         files.write_json(path / "status.json", {"state": "queued", "step": 0, "max_steps": config.train.steps})
     except OSError as e:
+        if path is not None:  # half a run would keep its name taken
+            shutil.rmtree(path, ignore_errors=True)
         raise RunError(
             f"{root}: cannot create a run: {e.strerror or e}; choose another --runs-dir or free some space"
         ) from e

@@ -151,7 +151,7 @@ def _attend_op(batch: MicroBatch, cut: list[tuple[int, int] | None]) -> Op:
     share = 1 / len(cut)
     kv_share = 1.0 if model.n_kv_head == 1 else share  # a single key/value head serves both halves
     kept = product = cast = joining = splitting = 0.0
-    given = batch.queries + 2 * batch.narrow
+    given = float(batch.queries + 2 * batch.narrow)
     if not all(cut) and batch.attention_bytes(model.block_size) == batch.e:
         kept, given = given, 0.0  # also where half of them is needed: a view keeps all
     for blocks in cut:
@@ -213,11 +213,12 @@ def _biased(ops: list[Op], batch: MicroBatch, rows: int, flow: Flow, held: float
     adds, e = network_matrices(batch.model) - 1, batch.e
     inner, outer = rows * batch.model.expert_hidden, rows * batch.model.n_embd
     exact = 4 if e < 4 else 0  # bytes of a gradient's number that is cast before it is summed
-    by_first, by_last = flow.waiting + (adds * e + exact) * inner, flow.waiting + flow.incoming + exact * outer
     return [
-        first._replace(kept=first.kept + 4 * adds * rows, passing=max(first.passing, by_first)),
+        first,
+        Op(4 * adds * rows, flow.waiting + (adds * e + exact) * inner),
         middle._replace(rising=(4 + e) * inner + held),
-        last._replace(kept=last.kept + 4 * rows, passing=max(last.passing, by_last), rising=(4 + e) * outer + held),
+        last,
+        Op(4 * rows, flow.waiting + flow.incoming + exact * outer, rising=(4 + 2 * e) * outer + held),
     ]
 
 

@@ -270,7 +270,7 @@ def _move_back(item: TrashItem, target: Path) -> Path:
 
 # ---------------------------------------------------------------- deleting for good
 def empty(root: Path, items: Iterable[TrashItem | str] | None = None) -> int:
-    """Delete these items, or all, for good; returns the bytes that were freed.
+    """Delete these items, or all, for good; returns the bytes that were freed: files that a fork shares stay.
 
     Raises:
         RunError: an item is not there, or the disk refuses; what went until then is gone.
@@ -285,11 +285,19 @@ def empty(root: Path, items: Iterable[TrashItem | str] | None = None) -> int:
                 item.path.rename(item.path.with_name(f"{GONE}{time.time_ns()}-{item.id}"))
             except OSError as e:
                 raise RunError(f"{item.path}: cannot be deleted: {e.strerror or e}; check who may write there") from e
+    freed = 0
     for path in (root / FOLDER).glob(f"{GONE}*"):
+        freed += _own_bytes(path / CONTENT)
         shutil.rmtree(path, ignore_errors=True)
         if path.exists():
             raise RunError(f"{path}: cannot be deleted whole; check who may write there, then empty the trash again")
-    return sum(item.bytes for item in chosen)
+    return freed
+
+
+def _own_bytes(folder: Path) -> int:
+    """Size of the files that have no other link, which a fork or fine-tuning would keep."""
+    found = [path.lstat() for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()]
+    return sum(stat.st_size for stat in found if stat.st_nlink == 1)
 
 
 @contextmanager

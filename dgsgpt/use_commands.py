@@ -46,7 +46,9 @@ def sample(root: Path, checkpoint: str, prompt: str, device: str, as_json: bool,
 @click.command("eval")
 @click.argument("checkpoint", required=False)
 @click.option(
-    "--text", type=click.Path(path_type=Path, allow_dash=True), help="Evaluate on a whole text file; - is standard input."
+    "--text",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="Evaluate on a whole text file; - is standard input.",
 )
 @click.option("--corpus", help="Evaluate on the validation split of this corpus (default: the one it was trained on).")
 @click.option("--context", type=int, metavar="TOKENS", help="Length of a window (default: the trained context).")
@@ -102,54 +104,75 @@ def _evaluate(
     step = check_stride(stride, window)
     content, what = _text(text, corpus, opened.config.data)
     frequencies = training_frequencies(opened.metadata, opened.tokenizer)
-    # A text without the separator is one document.
-    separator = opened.config.data.document_separator
-    times = "" if step == window else f", {window / step:.3g} times the work"
+    separator = opened.config.data.document_separator  # a text without it is one document
+    times = "" if step == window else f", reading it {window / step:.3g} times"
     with console.progress(quiet=as_json) as report:
         result = evaluate_fully(
             model, opened.tokenizer, content, context=window, stride=step, device=device, frequencies=frequencies,
             document_separator=separator,
             on_batch=lambda done, total: report(f"evaluating {what}{times}", done / total),
         )  # fmt: skip
+    said = ""
+    if keep:
+        given = {"text": text, "corpus": corpus, "context": context, "stride": stride, "rope-scaling": rope_scaling}
+        words = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
+        how = {"document_separator": separator, "rope_scaling": rope_scaling}
+        said = _keep(opened, result, what, how, ["dgsgpt", "eval", checkpoint, *words])
     if as_json:
         print_json(result.to_dict() if details else result.figures())
     else:
         console.print_evaluation(result, what, details)
-    if keep:
-        _keep(opened, result, what, {"document_separator": separator, "rope_scaling": rope_scaling})
+    if said:
+        click.echo(said, err=True)  # `--json` prints one object and nothing else
 
 
 def _text(file: Path | None, corpus: str | None, data: DataConfig) -> tuple[str, str]:
     """The text to evaluate on, and what it is called."""
     from dgsgpt.data.text import read_file
     from dgsgpt.evaluation import validation_text
-    from dgsgpt.evaluation.texts import read_standard_input
 
     if file is not None and str(file) == "-":
-        return read_standard_input(), "standard input"
+        return _standard_input(), "standard input"
     if file is not None:
         return read_file(file), str(file)
     name = corpus or data.corpus
     return validation_text(name, data.val_fraction), f"{name}, validation split"
 
 
-def _keep(opened: Checkpoint, result: Report, what: str, how: dict[str, str | None]) -> None:
-    """Keep a result; on stderr, because `--json` prints one object and nothing else."""
+def _standard_input() -> str:
+    """What comes in, by the same rules as a file: through one, because it may be longer than the memory."""
+    import shutil
     import sys
+    import tempfile
 
+    from dgsgpt.data.text import read_file, shown
+    from dgsgpt.errors import DataError
+
+    try:
+        with tempfile.NamedTemporaryFile(prefix="dgsgpt-") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+            file.flush()
+            try:
+                return read_file(file.name)
+            except DataError as e:
+                raise DataError(str(e).replace(shown(file.name), "standard input")) from None
+    except OSError as e:
+        raise DataError(f"standard input: cannot be read: {e.strerror or e}; save the text to a file") from None
+
+
+def _keep(opened: Checkpoint, result: Report, what: str, how: dict[str, str | None], command: list[str]) -> str:
+    """Keep a result; what became of it, because a result that cannot be kept is still to be shown."""
     from dgsgpt.errors import RunError
     from dgsgpt.evaluation import kept
 
-    command = ["dgsgpt", *sys.argv[1:]]
+    sha256 = opened.tokenizer.sha256
     try:
-        path = kept.keep(
-            opened.path, result, text_name=what, tokenizer_sha256=opened.tokenizer.sha256, command=command, **how
-        )
-    except RunError as e:  # the result itself is printed already
-        click.echo(f"warning: {e}", err=True)
-        return
-    said = f"kept in {path}" if path else f"not kept: {opened.path} is not in a run's directory"
-    click.echo(f"{said}; see `dgsgpt eval --list`" if path else said, err=True)
+        path = kept.keep(opened.path, result, text_name=what, tokenizer_sha256=sha256, command=command, **how)
+    except RunError as e:
+        return f"warning: {e}"
+    if path is None:
+        return f"not kept: {opened.path} is not in a run's directory"
+    return f"kept in {path}; see `dgsgpt eval --list`"
 
 
 def _list_kept(root: Path, reference: str | None, as_json: bool) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +20,7 @@ from click.testing import CliRunner
 
 from dgsgpt.cli import main
 from dgsgpt.config import RunConfig
+from dgsgpt.data import prepare
 from dgsgpt.runs import Run, create_run
 from tests import checkpoint_factory
 
@@ -67,7 +70,7 @@ def test_the_whole_journey(config_file: Path, runs_dir: Path, tiny_text: Path) -
     )
 
     judged = as_json("eval", listed[0]["path"])
-    assert set(judged) == {"loss", "ppl", "bpb", "tokens", "bytes", "context"}
+    assert set(judged) == {"loss", "ppl", "bpb", "tokens", "bytes", "context", "stride"}
     assert judged["loss"] == pytest.approx(listed[0]["whole_split_eval"]["loss"], rel=1e-6)
     assert as_json("eval", "a", "--text", tiny_text)["tokens"] > judged["tokens"]
     assert as_json("eval", "a", "--corpus", tiny_text)["loss"] == judged["loss"]
@@ -178,9 +181,137 @@ def test_eval_at_another_context(saved: Callable[..., Path], tiny_text: Path) ->
     assert "context 80" in said
 
 
+def test_eval_with_overlapping_windows(saved: Callable[..., Path], tiny_text: Path, tmp_path: Path) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text(tiny_text.read_text()[:600])
+    given = (saved(), "--text", short)
+    plain, exact = judged(*given), judged(*given, "--stride", 1)
+    assert set(plain) == {"loss", "ppl", "bpb", "tokens", "bytes", "context", "stride"}
+    assert (plain["stride"], exact["stride"]) == (32, 1)
+    assert plain["tokens"] == exact["tokens"] == 599
+    assert plain["loss"] != exact["loss"]
+    assert judged(*given, "--stride", 32) == plain
+    said = CliRunner().invoke(main, ["eval", *map(str, given), "--stride", "8"]).stdout
+    assert "context 32, stride 8" in said
+    assert "2,303 tokens were read, 3.84 times the text" in said
+
+
+def test_eval_tells_where_its_figures_come_from(saved: Callable[..., Path], tiny_text: Path) -> None:
+    given = (saved(), "--text", tiny_text)
+    details = judged(*given, "--details")
+    assert details["by_position"][-1]["high"] == 32
+    assert sum(group["tokens"] for group in details["by_frequency"]) == details["tokens"]
+    assert details["hardest"]
+    said = CliRunner().invoke(main, ["eval", *map(str, given)]).stdout
+    assert "17 to 32" in said
+    assert "times in the text itself" in said
+    assert "hardest" not in said
+    assert "hardest, byte" in CliRunner().invoke(main, ["eval", *map(str, given), "--details"]).stdout
+
+
+def test_a_text_does_not_steer_the_terminal(saved: Callable[..., Path], tmp_path: Path) -> None:
+    hostile = tmp_path / "text.txt"
+    hostile.write_text("\x1b[31mred\x07 [bold]x[/] " * 30)
+    result = CliRunner().invoke(main, ["eval", str(saved()), "--text", str(hostile), "--details"])
+    assert result.exit_code == 0
+    assert "\x1b" not in result.stdout
+    assert "\x07" not in result.stdout
+    assert "[bold]x[/]" in result.stdout
+
+
+def test_eval_by_the_frequencies_of_the_dataset_it_learned_from(
+    make_config: Make, runs_dir: Path, tiny_text: Path
+) -> None:
+    dataset = prepare.prepare(make_config().data, 32)
+    run = create_run(runs_dir, make_config(), None, ["test"])
+    path = checkpoint_factory.save(run, 1, data_fingerprint=dataset.fingerprint)
+    assert judged(path, "--text", tiny_text, "--details")["frequency_rule"] == f"the training split of {dataset.id}"
+
+
+def test_eval_keeps_and_lists(saved: Callable[..., Path], tiny_text: Path, tmp_path: Path, runs_dir: Path) -> None:
+    assert "nothing was kept yet" in CliRunner().invoke(main, ["eval", "--list"]).stdout
+    one, two = saved(), saved(**{"model.n_layer": 1})
+    run = one.parent.parent
+    result = CliRunner().invoke(main, ["eval", run.name, "--text", str(tiny_text)])
+    assert f"kept in {run / 'evaluations.jsonl'}" in result.stderr
+    judged(one, "--text", tiny_text, "--no-keep")
+    judged(f"{two.parent.parent.name}@1", "--text", tiny_text, "--stride", 16)
+    found = json.loads(CliRunner().invoke(main, ["eval", "--list", "--json"]).stdout)
+    assert found["damaged"] == 0
+    first, second = found["evaluations"]
+    assert first["results"]["bpb"] <= second["results"]["bpb"]
+    assert {first["run"], second["run"]} == {run.name, two.parent.parent.name}
+    assert {first["stride"], second["stride"]} == {16, 32}
+    assert first["text"] == {
+        "name": str(tiny_text),
+        "sha256": hashlib.sha256(tiny_text.read_bytes()).hexdigest(),
+        "bytes": tiny_text.stat().st_size,
+    }
+    stretched = next(e for e in (first, second) if e["stride"] == 16)["command"]
+    assert stretched[:2] == ["dgsgpt", "eval"]
+    assert stretched[-2:] == ["--stride", "16"]
+    with (run / "evaluations.jsonl").open("a") as f:
+        f.write("broken\n")
+    for reference in (run.name, f"{run.name}@1", one):
+        listed = CliRunner().invoke(main, ["eval", "--list", str(reference)])
+        assert listed.stdout.count(run.name) == 1
+        assert "1 damaged" in listed.stderr
+
+
+def test_an_evaluation_that_cannot_be_kept_is_shown(
+    saved: Callable[..., Path], tiny_text: Path, tmp_path: Path
+) -> None:
+    path = saved()
+    alone = tmp_path / "elsewhere"
+    shutil.copytree(path, alone)
+    result = CliRunner().invoke(main, ["eval", str(alone), "--text", str(tiny_text), "--json"])
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["tokens"]
+    assert "not kept" in result.stderr
+    (path.parent.parent / "evaluations.jsonl").mkdir()
+    result = CliRunner().invoke(main, ["eval", str(path), "--text", str(tiny_text)])
+    assert result.exit_code == 0
+    assert "bits per byte" in result.stdout
+    assert "warning: " in result.stderr
+    assert "cannot be kept" in result.stderr
+
+
+def test_eval_reads_standard_input(saved: Callable[..., Path], tiny_text: Path) -> None:
+    path = str(saved())
+    piped = CliRunner().invoke(main, ["eval", path, "--text", "-", "--json"], input=tiny_text.read_bytes())
+    assert json.loads(piped.stdout) == judged(path, "--text", tiny_text)
+    for given, message in (
+        (b"", "standard input: the file is empty"),
+        (b"a\0b", "binary"),
+        (b"ab\xff", "byte 2 (0xff)"),
+    ):
+        result = CliRunner().invoke(main, ["eval", path, "--text", "-"], input=given)
+        assert result.exit_code == 2
+        assert result.stderr.startswith("error: standard input: ")
+        assert message in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give a CHECKPOINT (a directory, RUN or RUN@STEP), or --list"),
+        (["--list", "--text", "x"], "leave --text and --corpus out"),
+        (["x", "--corpus", "austen", "--text", "x"], "exclude each other"),
+    ],
+)
+def test_eval_says_what_is_missing_or_too_much(arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(main, ["eval", *arguments])
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
 @pytest.mark.parametrize(
     ("changes", "options", "message"),
     [
+        ({}, ["--stride", "0"], "stride=0 must be 1 to 32 tokens, the context; leave it out"),
+        ({}, ["--stride", "33"], "stride=33 must be 1 to 32 tokens"),
+        ({}, ["--stride", "9", "--context", "8"], "stride=9 must be 1 to 8 tokens"),
         ({}, ["--context", "0"], "context=0 must be at least 1 token"),
         ({}, ["--context", "-5"], "context=-5 must be at least 1 token"),
         ({}, ["--rope-scaling", "yarn"], "needs a context beyond the trained 32 tokens, not 32; raise the context"),
@@ -248,6 +379,7 @@ def test_doctor_reports() -> None:
         (["checkpoints", "none"], "no run 'none'"),
         (["sample", "none", "--prompt", "x"], "no checkpoint 'none'"),
         (["eval", "none"], "no checkpoint 'none'"),
+        (["eval", "--list", "none"], "no run 'none'"),
         (["plan", "CONFIG", "--set", "train.lr=-1"], "train.lr=-1 must be greater than 0"),
     ],
 )

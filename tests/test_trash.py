@@ -309,6 +309,14 @@ def test_emptying_frees_what_was_chosen(run: Run, runs_dir: Path) -> None:
         trash.empty(runs_dir, [one])
 
 
+def test_what_a_fork_shares_is_not_freed(run: Run, runs_dir: Path, tmp_path: Path) -> None:
+    weights = next(p for p in (run.path / "checkpoints" / NAMES[10]).iterdir() if p.is_file())
+    (tmp_path / "fork").hardlink_to(weights)
+    shared, item = weights.stat().st_size, trash.move_to_trash(runs_dir, run, NAMES[10])
+    assert shared > 0
+    assert trash.empty(runs_dir, [item]) == item.bytes - shared
+
+
 def test_there_is_no_trash_until_something_is_deleted(runs_dir: Path) -> None:
     assert trash.list_trash(runs_dir) == []
     assert trash.empty(runs_dir) == 0

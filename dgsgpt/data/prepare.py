@@ -103,21 +103,26 @@ def _open_named(data: DataConfig, root: Path) -> Dataset | None:
         return None
     dataset = open_dataset(root / name)
     made_with = {
-        "data.tokenizer.kind": (dataset.meta.get("requested_tokenizer", dataset.tokenizer_kind), data.tokenizer.kind),
         "data.val_fraction": (dataset.meta["val_fraction"], data.val_fraction),
         "data.document_separator": (dataset.document_separator, data.document_separator),
     }
     if data.tokenizer.kind == "bpe":
         made_with["data.tokenizer.vocab_size"] = (dataset.meta.get("requested_vocab_size"), data.tokenizer.vocab_size)
-    if data.tokenizer.file is not None:
-        asked_sha256 = named_tokenizer(data.tokenizer.file).sha256
-        made_with["data.tokenizer.file"] = (dataset.meta["tokenizer_sha256"][:12], asked_sha256[:12])
+    if data.tokenizer.file is None:
+        made = dataset.meta.get("requested_tokenizer", dataset.tokenizer_kind)
+        made_with["data.tokenizer.kind"] = (made, data.tokenizer.kind)
     for key, (made, asked) in made_with.items():
         if made != asked:
             made, asked = (_in_yaml(value) for value in (made, asked))
             raise DataError(
                 f"dataset {name} was prepared with {key}={made}, not {asked}; set it to {made}, or name the text"
             )
+    # However it came about there, a tokenizer is the same where its content is.
+    if data.tokenizer.file is not None and named_tokenizer(data.tokenizer.file).sha256 != dataset.tokenizer.sha256:
+        raise DataError(
+            f"dataset {name} was prepared with another tokenizer than data.tokenizer.file={shown(data.tokenizer.file)}"
+            "; name the text it was made from, which is then prepared with this one"
+        )
     return dataset
 
 

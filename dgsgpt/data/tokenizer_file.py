@@ -20,8 +20,8 @@ def named_tokenizer(file: str) -> Tokenizer:
     path = Path(file)
     if not path.is_file():
         raise DataError(
-            f"data.tokenizer.file={shown(path)}: no such file; a model's tokenizer.json lies in its checkpoint, name "
-            "that one"
+            f"data.tokenizer.file={shown(path)}: no such file; a model's tokenizer.json lies in its checkpoint. Where "
+            "a run was moved: `dgsgpt resume RUN --set data.tokenizer.file=RUN_DIR/begin/tokenizer.json`"
         )
     return load_tokenizer_file(path)
 

@@ -59,7 +59,10 @@ class Bin:
 
 @dataclass(frozen=True)
 class Passage:
-    """Whole characters of the text, by the bytes they take, and what they cost in bits per byte."""
+    """A stretch of the text, by its place in bytes, and what it cost in bits per byte.
+
+    It holds whole characters, unless only parts of the text were judged and one of them begins or ends within.
+    """
 
     begin_byte: int
     end_byte: int

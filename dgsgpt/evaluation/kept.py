@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import dgsgpt
 from dgsgpt import files
+from dgsgpt.annotations import CHECKPOINT_NAME
 from dgsgpt.errors import CheckpointError, RunError
 from dgsgpt.manifest import MODEL, listed_files
 from dgsgpt.runs import Run
@@ -44,6 +45,11 @@ class Kept:
         return str(self.record["checkpoint"])
 
     @property
+    def step(self) -> int:
+        """Optimizer step of the checkpoint."""
+        return int(self.checkpoint.removeprefix("step_"))
+
+    @property
     def path(self) -> Path:
         """Where the checkpoint was."""
         return self.run.path / "checkpoints" / self.checkpoint
@@ -56,7 +62,7 @@ class Kept:
     @property
     def text_name(self) -> str:
         """What the text was called."""
-        return str(self.record["text"]["name"])
+        return _printable(self.record["text"]["name"])
 
     @property
     def bpb(self) -> float | None:
@@ -93,7 +99,8 @@ def run_of(checkpoint: Path) -> Run | None:
     """The run that a checkpoint's directory is in; None outside of runs."""
     path = checkpoint.absolute()
     owner = path.parent.parent
-    return Run(owner) if path.parent.name == "checkpoints" and (owner / "config.yaml").is_file() else None
+    in_run = path.parent.name == "checkpoints" and CHECKPOINT_NAME.fullmatch(path.name) is not None
+    return Run(owner) if in_run and (owner / "config.yaml").is_file() else None
 
 
 def keep(
@@ -216,7 +223,7 @@ def _parse(line: bytes | None) -> dict[str, Any] | None:
         and all(isinstance(record.get(name), str) for name in _TEXTS)
         and all(type(record.get(name)) is int for name in _COUNTS)
         and _is_number(record.get("time"))
-        and Path(record["checkpoint"]).name == record["checkpoint"]
+        and CHECKPOINT_NAME.fullmatch(record["checkpoint"]) is not None
     )
     return record if whole else None
 

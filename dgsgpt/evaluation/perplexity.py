@@ -38,8 +38,8 @@ class Evaluation:
     """Result over `tokens` predicted tokens, which stand for `bytes` of text.
 
     `loss` is the mean in nats per token, `ppl` its exponential, `bpb` the bits per byte (NaN if the tokens have none).
-    `context` and `stride` are those of the windows read, in tokens: no longer than the text. They are not known of
-    results that were kept before there was a stride.
+    `context` and `stride` are those of the windows read, in tokens: no longer than the text. They are 0 in results
+    that were kept before there was a stride.
     """
 
     loss: float
@@ -47,10 +47,10 @@ class Evaluation:
     bpb: float
     tokens: int
     bytes: int
-    context: int | None = None
-    stride: int | None = None
+    context: int = 0
+    stride: int = 0
 
-    def to_dict(self) -> dict[str, float | int | None]:
+    def to_dict(self) -> dict[str, float | int]:
         """Plain values by name."""
         return asdict(self)
 

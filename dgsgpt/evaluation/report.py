@@ -65,7 +65,7 @@ class Report:
     def figures(self) -> dict[str, float | int | None]:
         """Loss, ppl, bpb, tokens, bytes, context and stride; None where there is no finite number."""
         values = {**self.evaluation.to_dict(), "context": self.context, "stride": self.stride}
-        return {name: value if value is not None and math.isfinite(value) else None for name, value in values.items()}
+        return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

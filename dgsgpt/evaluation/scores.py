@@ -188,15 +188,21 @@ def _scores(
 
 def _tokens_of(places: Batch, ids: npt.NDArray[Any]) -> Batch:
     """A batch of places as a batch of the tokens there, padded in the same way."""
-    padding = places.targets < 0
     x, y = (torch.from_numpy(ids[t.clamp(min=0).numpy()].astype(np.int64)) for t in (places.inputs, places.targets))
-    return Batch(x.masked_fill_(padding, 0), torch.where(padding, places.targets, y), places.documents)
+    read = torch.arange(x.size(1)) < torch.from_numpy(_lengths(places))[:, None]
+    return Batch(x.masked_fill_(~read, 0), torch.where(places.targets < 0, places.targets, y), places.documents)
+
+
+def _lengths(batch: Batch) -> Integers:
+    """Of each window the number of tokens it reads, up to that before the last target; [B]."""
+    judged = batch.targets.numpy() >= 0
+    lengths: Integers = (judged * np.arange(1, judged.shape[1] + 1)).max(1)
+    return lengths
 
 
 def _hash_windows(sha: hashlib._Hash, batch: Batch) -> None:
     x, y = batch.inputs.numpy(), batch.targets.numpy()
-    counts = ((y >= 0) * np.arange(1, y.shape[1] + 1)).max(1)  # up to the last target; overlapping windows skip some
-    for row, count in enumerate(counts.tolist()):
+    for row, count in enumerate(_lengths(batch).tolist()):
         if count:
             sha.update(np.array([count + 1, *x[row, :count], y[row, count - 1]], dtype="<u4").tobytes())
 

@@ -265,12 +265,14 @@ def _spectral_norm(w: torch.Tensor) -> float:
     v = torch.randn(w.size(1), generator=torch.Generator().manual_seed(0))
     norm = 0.0
     for _ in range(_ITERATIONS):
-        length = float(torch.linalg.vector_norm(v))
+        length = float(torch.linalg.vector_norm(v, dtype=torch.float64))
         if length == 0:
             return 0.0
         u = w @ (v / length)
-        norm = float(torch.linalg.vector_norm(u))
-        v = w.T @ u
+        norm = float(torch.linalg.vector_norm(u, dtype=torch.float64))
+        if norm == 0:
+            return 0.0
+        v = w.T @ (u / norm)  # the direction alone: the square of a large norm would not be finite
     return norm
 
 

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 import dgsgpt
 from dgsgpt.config import ModelConfig
+from dgsgpt.data.text import shown
 from dgsgpt.errors import CheckpointError, ConfigError
 from dgsgpt.interop.hf_choose import choose_family
 from dgsgpt.interop.hf_families import ACTIVATIONS, FAMILIES, Family, supported
@@ -48,7 +49,9 @@ def read_config(values: dict[str, Any], source: Path) -> Described:
     kind = values.get("model_type")
     family = FAMILIES.get(kind) if isinstance(kind, str) else None
     if family is None:
-        raise CheckpointError(f"{source}: model_type={shorten(kind)} is not supported; supported are {supported()}")
+        raise CheckpointError(
+            f"{shown(source)}: model_type={shorten(kind)} is not supported; supported are {supported()}"
+        )
     keys = Keys(values, source)
     notes: list[str] = []
     model = _sizes(keys, family)
@@ -75,12 +78,12 @@ def _sizes(keys: Keys, family: Family) -> dict[str, Any]:
     gpt2 = not family.rotary
     n_head = keys.whole("n_head" if gpt2 else "num_attention_heads")
     n_embd = keys.whole("n_embd" if gpt2 else "hidden_size")
-    told = keys.take("activation_function" if gpt2 else "hidden_act", next(iter(family.activations.values())))
+    activation = "activation_function" if gpt2 else "hidden_act"
+    told = keys.take(activation, next(iter(family.activations.values())))
     mlp = {ACTIVATIONS[theirs]: ours for ours, theirs in family.activations.items()}.get(ACTIVATIONS.get(str(told), ""))
     if mlp is None:
         known = ", ".join(sorted(name for name, kind in ACTIVATIONS.items() if kind in _functions(family)))
-        key = "activation_function" if gpt2 else "hidden_act"
-        raise refuse(keys.source, key, told, f"for {family.title} known are {known}")
+        raise refuse(keys.source, activation, told, f"for {family.title} known are {known}")
     dropout = keys.number("resid_pdrop", 0.1) if gpt2 else keys.number("residual_dropout", 0.0)
     sizes = {
         "n_layer": keys.whole("n_layer" if gpt2 else "num_hidden_layers"),
@@ -96,7 +99,12 @@ def _sizes(keys: Keys, family: Family) -> dict[str, Any]:
         "dropout": dropout,
     }
     if not 0 < sizes["n_layer"] <= MAX_LAYERS:  # lists of layers are made of it
-        raise refuse(keys.source, "num_hidden_layers", sizes["n_layer"], f"it must be from 1 to {MAX_LAYERS}")
+        raise refuse(
+            keys.source,
+            "n_layer" if gpt2 else "num_hidden_layers",
+            sizes["n_layer"],
+            f"it must be from 1 to {MAX_LAYERS}",
+        )
     if not gpt2:
         sizes["head_size"] = keys.whole("head_dim", family.head_dim)
     return sizes

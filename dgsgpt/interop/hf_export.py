@@ -14,6 +14,7 @@ from torch import Tensor
 from dgsgpt import checkpoint as ck
 from dgsgpt import files
 from dgsgpt.config import ModelConfig, load_config
+from dgsgpt.data.text import shown
 from dgsgpt.data.tokenizer import Tokenizer, load_tokenizer
 from dgsgpt.errors import CheckpointError
 from dgsgpt.interop.hf_card import model_card
@@ -70,7 +71,7 @@ def write_hf(checkpoint: Path, dest: Path, *, dtype: str = "float32", progress: 
 
 def _refuse_taken(dest: Path) -> None:
     if dest.is_symlink() or (dest.exists() and (not dest.is_dir() or any(dest.iterdir()))):
-        raise CheckpointError(f"{dest}: is already there; give a new folder, or an empty one")
+        raise CheckpointError(f"{shown(dest)}: is already there; give a new folder, or an empty one")
 
 
 def _build(dest: Path, fill: Callable[[Path], None]) -> None:
@@ -92,7 +93,9 @@ def _build(dest: Path, fill: Callable[[Path], None]) -> None:
     except (OSError, SafetensorError) as e:
         shutil.rmtree(staging, ignore_errors=True)
         reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
-        raise CheckpointError(f"{dest}: cannot be written: {reason}; free some space or give another place") from e
+        raise CheckpointError(
+            f"{shown(dest)}: cannot be written: {reason}; free some space or give another place"
+        ) from e
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
@@ -113,7 +116,7 @@ def _check(weights: Weights, model: ModelConfig, checkpoint: Path) -> None:
     if own != given:
         name = next(n for n in sorted({*own, *given}) if own.get(n) != given.get(n))
         raise CheckpointError(
-            f"{checkpoint}: tensor {name} is {given.get(name, 'missing')}, the config asks for "
+            f"{shown(checkpoint)}: tensor {name} is {given.get(name, 'missing')}, the config asks for "
             f"{own.get(name, 'none')}; the weights belong to another config"
         )
 

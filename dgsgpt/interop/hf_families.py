@@ -84,7 +84,7 @@ _HARMLESS = """
     output_attentions output_hidden_states output_router_logits return_dict torchscript gradient_checkpointing
     router_aux_loss_coef router_jitter_noise pretraining_tp task_specific_params problem_type finetuning_task
     summary_type summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout
-    id2label label2id num_labels n_ctx reorder_and_upcast_attn use_bfloat16 tie_encoder_decoder is_decoder
+    id2label label2id num_labels _num_labels n_ctx reorder_and_upcast_attn use_bfloat16 tie_encoder_decoder is_decoder
     max_length min_length do_sample temperature top_k top_p typical_p num_beams num_beam_groups diversity_penalty
     early_stopping repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size
     num_return_sequences remove_invalid_values exponential_decay_length_penalty output_scores return_dict_in_generate
@@ -121,6 +121,7 @@ ONLY_NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
     "no_rope_layers": ((None, []), "all layers have rotary positions"),
     "no_rope_layer_interval": ((None, 0), "all layers have rotary positions"),
     "use_parallel_residual": ((None, False), "sub-layers follow each other"),
+    "use_mrope": ((None, False), "positions have one axis"),
     "alibi": ((None, False), "positions by distance penalty are not known here"),
     "qk_layernorm": ((None, False), "not written by this family"),
     "use_qk_norm": ((None, False), "not written by this family"),

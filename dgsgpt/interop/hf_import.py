@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dgsgpt.config import ModelConfig
+from dgsgpt.data.text import shown
 from dgsgpt.errors import CheckpointError
 from dgsgpt.hardware import detect
 from dgsgpt.interop.hf_config import Described, own_config, read_config
@@ -48,9 +49,9 @@ def read_hf(folder: Path, progress: Progress) -> Incoming:
     for name in dropped:
         del tensors[name]
     sha256, each = fingerprint([folder / CONFIG, *weights.paths], lambda share: progress("Hashing", share))
-    facts: dict[str, Any] = {"source": folder.absolute().name, "sha256": sha256, "files": each}
+    facts: dict[str, Any] = {"sha256": sha256, "files": each}
     facts["model_type"] = described.family.model_type
-    facts["stored_as"] = sorted({spec.dtype for spec in weights.specs.values()})
+    facts["stored_as"] = sorted({shown(spec.dtype) for spec in weights.specs.values()})
     return Incoming(
         family=described.family.title,
         model=model,
@@ -64,7 +65,7 @@ def read_hf(folder: Path, progress: Progress) -> Incoming:
 def _check_vocabulary(model: ModelConfig, tokenizer: Tokenizer, folder: Path) -> None:
     if tokenizer.vocab_size > (model.vocab_size or 0):
         raise CheckpointError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size:,} ids, the model's embedding only "
+            f"{shown(folder)}: the tokenizer has {tokenizer.vocab_size:,} ids, the model's embedding only "
             f"{model.vocab_size:,} rows; they do not belong together"
         )
 
@@ -74,8 +75,8 @@ def _check_memory(weights: Weights, folder: Path) -> None:
     needed, free = sum(4 * spec.numel for spec in weights.specs.values()), detect(folder).ram_available_bytes
     if needed > free:
         raise CheckpointError(
-            f"{folder}: the weights take {needed / 1e9:,.1f} GB of memory in float32, {free / 1e9:,.1f} GB are free; "
-            "close other programs or take a smaller model"
+            f"{shown(folder)}: the weights take {needed / 1e9:,.1f} GB of memory in float32, "
+            f"{free / 1e9:,.1f} GB are free; close other programs or take a smaller model"
         )
 
 
@@ -113,19 +114,23 @@ def _check(wanted: list[Link], own: Mapping[str, Tensor], weights: Weights, fold
     for name, shape in expected.items():
         spec = weights.specs.get(name)
         if spec is None:
-            raise CheckpointError(f"{folder}: tensor {name} is missing; the weights are not complete for {CONFIG}")
+            raise CheckpointError(
+                f"{shown(folder)}: tensor {name} is missing; the weights are not complete for {CONFIG}"
+            )
         if spec.shape != shape:
-            raise CheckpointError(f"{folder}: tensor {name} has the shape {spec.shape}, by {CONFIG} it must be {shape}")
+            raise CheckpointError(
+                f"{shown(folder)}: tensor {name} has the shape {spec.shape}, by {CONFIG} it must be {shape}"
+            )
         if spec.dtype not in FLOATS:
             raise CheckpointError(
-                f"{folder}: tensor {name} is stored as {spec.dtype}; only {', '.join(FLOATS)} are read, so take the "
-                "model before it was quantised"
+                f"{shown(folder)}: tensor {name} is stored as {shown(spec.dtype)}; only {', '.join(FLOATS)} are read, "
+                "so take the model before it was quantised"
             )
     ignored = {LM_HEAD} if tied else set()
     extra = sorted(n for n in set(weights.specs) - set(expected) - ignored if not BUFFERS.fullmatch(n))
     if extra:
         raise CheckpointError(
-            f"{folder}: tensor {shorten(extra[0])} has no place in the network that {CONFIG} describes"
+            f"{shown(folder)}: tensor {shorten(extra[0])} has no place in the network that {CONFIG} describes"
             + (f" (nor have {len(extra) - 1} more)" if len(extra) > 1 else "")
         )
 
@@ -137,8 +142,8 @@ def _check_tied(weights: Weights, embedding: Tensor, folder: Path) -> None:
         weights.read(LM_HEAD).to(torch.float32), embedding
     ):  # fmt: skip
         raise CheckpointError(
-            f"{folder}: {LM_HEAD} is not the token embedding, though {CONFIG} ties them; if the model has an output "
-            'layer of its own, write "tie_word_embeddings": false'
+            f"{shown(folder)}: {LM_HEAD} is not the token embedding, though {CONFIG} ties them; if the model has an "
+            'output layer of its own, write "tie_word_embeddings": false'
         )
 
 

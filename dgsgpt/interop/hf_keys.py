@@ -10,17 +10,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from dgsgpt.data.text import shown
 from dgsgpt.errors import CheckpointError
 from dgsgpt.interop.hf_families import HARMLESS, ONLY_NEUTRAL
 
 MAX_CONFIG_BYTES = 4_000_000
+MAX_TOLD = 20  # unknown keys
 LARGEST = 1e300  # a larger number is none, or infinity
 _NEEDED: Any = object()
 
 
 def refuse(source: Path, key: str, value: Any, why: str) -> CheckpointError:
     """The error for a value that dgsgpt does not have."""
-    return CheckpointError(f"{source}: {key}={shorten(value)} cannot be imported: {why}")
+    return CheckpointError(f"{shown(source)}: {key}={shorten(value)} cannot be imported: {why}")
 
 
 def shorten(value: Any) -> str:
@@ -37,12 +39,12 @@ def read_object(path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
     """
     try:
         if not path.is_file():
-            raise CheckpointError(f"{path}: no such file; a Hugging Face model has one beside its weights")
+            raise CheckpointError(f"{shown(path)}: no such file; a Hugging Face model has one beside its weights")
         if path.stat().st_size > limit:
-            raise CheckpointError(f"{path}: {path.stat().st_size:,} bytes are over the limit of {limit:,}")
+            raise CheckpointError(f"{shown(path)}: {path.stat().st_size:,} bytes are over the limit of {limit:,}")
         return parse_object(path.read_bytes(), path)
     except OSError as e:
-        raise CheckpointError(f"{path}: cannot be read: {e.strerror or e}") from e
+        raise CheckpointError(f"{shown(path)}: cannot be read: {e.strerror or e}") from e
 
 
 def parse_object(data: bytes, source: Path) -> dict[str, Any]:
@@ -55,9 +57,9 @@ def parse_object(data: bytes, source: Path) -> dict[str, Any]:
         value = json.loads(data, object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
     except (ValueError, RecursionError) as e:
         reason = str(e) if isinstance(e, ValueError) else "nested too deeply"
-        raise CheckpointError(f"{source}: is not JSON as it should be: {reason}; get the file again") from None
+        raise CheckpointError(f"{shown(source)}: is not JSON as it should be: {reason}; get the file again") from None
     if not isinstance(value, dict):
-        raise CheckpointError(f"{source}: is not a JSON object; get the file again")
+        raise CheckpointError(f"{shown(source)}: is not a JSON object; get the file again")
     return value
 
 
@@ -92,7 +94,7 @@ class Keys:
         if value is not None:
             return value
         if default is _NEEDED:
-            raise CheckpointError(f"{self.source}: {self.prefix}{key} is missing; the file is not complete")
+            raise CheckpointError(f"{shown(self.source)}: {self.prefix}{key} is missing; the file is not complete")
         return default
 
     def whole(self, key: str, default: Any = _NEEDED) -> Any:
@@ -125,7 +127,7 @@ class Keys:
         Raises:
             CheckpointError: a key that dgsgpt has nothing for, at a value that matters.
         """
-        notes = []
+        unknown: list[str] = []
         for key in sorted(set(self.values) - self.taken):
             value = self.values[key]
             neutral, why = ONLY_NEUTRAL.get(key, ((), ""))
@@ -133,5 +135,8 @@ class Keys:
                 if not any(value == n and isinstance(value, bool) == isinstance(n, bool) for n in neutral):
                     raise refuse(self.source, self.prefix + key, value, why)
             elif key not in HARMLESS and value is not None:
-                notes.append(f"config.json: {key}={shorten(value)} is not known here and was left out of account.")
+                unknown.append(f"{shown(key)}={shorten(value)}")
+        notes = [f"config.json: {said} is not known here and was left out of account." for said in unknown[:MAX_TOLD]]
+        if len(unknown) > MAX_TOLD:
+            notes.append(f"config.json: {len(unknown) - MAX_TOLD:,} more keys are not known here either.")
         return notes

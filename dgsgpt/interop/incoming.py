@@ -22,7 +22,7 @@ class Incoming:
 
     `tensors` has exactly the names and shapes of `GPT(model).state_dict()`, in float32; `model.vocab_size` is set and
     at least the tokenizer's size. `train` holds what is known of its training, as nested settings of `train:`.
-    `facts` go into the checkpoint's metadata: `family`, `source`, `sha256`, and what else is worth telling.
+    `facts` go into the checkpoint's metadata: `sha256`, and what else is worth telling; all are numbers or plain text.
     `warnings` are sentences for the person who imports.
     """
 

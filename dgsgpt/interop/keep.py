@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import re
 import shutil
+import stat
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,8 +18,10 @@ from dgsgpt import files
 from dgsgpt.branch import tokenizer_settings
 from dgsgpt.config import RunConfig, build_config, load_config
 from dgsgpt.costs import count_params
+from dgsgpt.data.text import shown
 from dgsgpt.errors import CheckpointError, ConfigError
 from dgsgpt.interop.incoming import Incoming, Progress
+from dgsgpt.manifest import listed_files
 from dgsgpt.metrics import MetricsWriter
 from dgsgpt.runs import Run, check_run_id, create_run, suggest_run_id
 
@@ -65,7 +68,7 @@ def import_model(
     kind = recognise(source)
     if kind != "legacy" and (vocab is not None or given):
         option = "--vocab" if vocab is not None else "--set"
-        raise CheckpointError(f"{source}: {option} is for DGS-GPT files only; leave it out")
+        raise CheckpointError(f"{shown(source)}: {option} is for DGS-GPT files only; leave it out")
     stem = source.stem if source.is_file() else source.absolute().name
     run_id = name or suggest_run_id(root, re.sub(r"^step_\d+$", source.absolute().parent.parent.name, stem))
     if kind == "own":
@@ -81,22 +84,31 @@ def recognise(source: Path) -> str:
     Raises:
         CheckpointError: it is none of these.
     """
-    if source.is_dir():
-        if (source / ck.MANIFEST).is_file():
-            return "own"
-        if (source / "config.json").is_file():
-            return "hf"
-        raise CheckpointError(f"{source}: holds no model that is known here; give {KINDS}")
-    if not source.is_file():
-        raise CheckpointError(f"{source}: no such file or folder; give {KINDS}")
+    try:
+        mode = source.stat().st_mode
+        if stat.S_ISDIR(mode):
+            if (source / ck.MANIFEST).is_file():
+                return "own"
+            if (source / "config.json").is_file():
+                return "hf"
+            raise CheckpointError(f"{shown(source)}: holds no model that is known here; give {KINDS}")
+    except FileNotFoundError:
+        raise CheckpointError(f"{shown(source)}: no such file or folder; give {KINDS}") from None
+    except (OSError, ValueError) as e:  # ValueError: a NUL in the path
+        reason = getattr(e, "strerror", None) or e
+        raise CheckpointError(f"{shown(source)}: cannot be read: {reason}; give {KINDS}") from None
+    if not stat.S_ISREG(mode):
+        raise CheckpointError(f"{shown(source)}: is a pipe, socket or device; give {KINDS}")
     suffix = source.suffix.lower()
     if suffix == ".gguf":
         return "gguf"
     if suffix in TORCH_FILES:
         return "legacy"
     if suffix == ".safetensors":
-        raise CheckpointError(f"{source}: weights alone do not say what they are of; give the folder with config.json")
-    raise CheckpointError(f"{source}: is not a model that is known here; give {KINDS}")
+        raise CheckpointError(
+            f"{shown(source)}: weights alone do not say what they are of; give the folder with config.json"
+        )
+    raise CheckpointError(f"{shown(source)}: is not a model that is known here; give {KINDS}")
 
 
 def _read(kind: str, source: Path, vocab: Path | None, given: Mapping[str, int], report: Progress) -> Incoming:
@@ -124,8 +136,9 @@ def keep(incoming: Incoming, root: Path, run_id: str, source: Path) -> Imported:
     check_tensors(incoming, source)
     path = root / run_id / "checkpoints" / ck.checkpoint_name(incoming.step)
     config = _config(incoming, path)
-    told = {"source": source.name, **incoming.facts, "family": incoming.family, "warnings": list(incoming.warnings)}
-    run = create_run(root, config, run_id, ["dgsgpt", "import", source.name, run_id])
+    name = shown(source.absolute().name)  # what a file system takes for a name need not be text
+    told = {**incoming.facts, "source": name, "family": incoming.family, "warnings": list(incoming.warnings)}
+    run = create_run(root, config, run_id, ["dgsgpt", "import", name, run_id])
     try:
         run.facts["imported"] = told
         files.write_json(run.path / "run.json", run.facts)
@@ -161,17 +174,17 @@ def check_tensors(incoming: Incoming, source: Path) -> None:
     for name, tensor in wanted.items():
         given = incoming.tensors.get(name)
         if given is None:
-            raise CheckpointError(f"{source}: has no weights for {name}; the file is not complete")
+            raise CheckpointError(f"{shown(source)}: has no weights for {name}; the file is not complete")
         if given.shape != tensor.shape:
             raise CheckpointError(
-                f"{source}: {name} has the shape {tuple(given.shape)}, the network asks for {tuple(tensor.shape)}; the "
-                "weights belong to another config"
+                f"{shown(source)}: {name} has the shape {tuple(given.shape)}, the network asks for "
+                f"{tuple(tensor.shape)}; the weights belong to another config"
             )
         if not bool(torch.isfinite(given).all()):
-            raise CheckpointError(f"{source}: {name} holds NaN or infinite numbers; the model is damaged")
+            raise CheckpointError(f"{shown(source)}: {name} holds NaN or infinite numbers; the model is damaged")
     unknown = sorted(set(incoming.tensors) - set(wanted))
     if unknown:
-        raise CheckpointError(f"{source}: {unknown[0]} has no place in the network that its config describes")
+        raise CheckpointError(f"{shown(source)}: {unknown[0]} has no place in the network that its config describes")
 
 
 def _config(incoming: Incoming, path: Path) -> RunConfig:
@@ -222,19 +235,18 @@ def _copy_own(source: Path, root: Path, run_id: str) -> Imported:
     values = load_config(source / ck.CONFIG).to_dict()
     tokenizer = tokenizer_settings(source, kept / ck.TOKENIZER)
     config = build_config({**values, "data": {**values["data"], "tokenizer": tokenizer}})
-    run = create_run(root, config, run_id, ["dgsgpt", "import", source.name, run_id])
+    run = create_run(root, config, run_id, ["dgsgpt", "import", shown(source.name), run_id])
     try:
         kept.mkdir()
-        for path in source.iterdir():  # copied, not linked: what lies outside our folders may be written into
-            if path.is_file():
-                shutil.copyfile(path, kept / path.name)
+        for name in (*listed_files(source), ck.MANIFEST):  # copied, not linked: others may write into theirs
+            shutil.copyfile(source / name, kept / name)
         ck.verify(kept)
-        run.facts["imported"] = {"family": "dgsgpt", "source": info.run_id, "warnings": []}
+        run.facts["imported"] = {"family": "dgsgpt", "source": shown(info.run_id), "warnings": []}
         files.write_json(run.path / "run.json", run.facts)
         _finish(run, info.step, "dgsgpt")
     except OSError as e:
         shutil.rmtree(run.path, ignore_errors=True)
-        raise CheckpointError(f"{run.path}: cannot be written: {e.strerror or e}; free some space") from e
+        raise CheckpointError(f"{shown(run.path)}: cannot be written: {e.strerror or e}; free some space") from e
     except BaseException:
         shutil.rmtree(run.path, ignore_errors=True)
         raise

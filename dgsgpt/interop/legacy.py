@@ -71,7 +71,7 @@ def read_legacy(path: Path, vocab: Path | None, given: Mapping[str, int], progre
         tensors=dict(translate(weights, layout)),
         tokenizer=_tokenizer(vocab, layout.vocab_size, name),
         train=train,
-        facts={**_facts(file, saved), "source": path.name, "placeholder_vocabulary": vocab is None},
+        facts={**_facts(file, saved), "placeholder_vocabulary": vocab is None},
         warnings=tuple(warnings),
         step=_step(file),
     )
@@ -203,9 +203,14 @@ def _facts(file: TorchFile, saved: Mapping[str, Any]) -> dict[str, Any]:
     optimizer = any(key.startswith(f"{OPTIMIZER}/") for key in file.tensors)
     return {
         "sha256": file.sha256,
-        "settings": {key: saved[key] for key in sorted(known & set(saved)) if len(repr(saved[key])) <= 100},
+        "settings": {key: _told(saved[key]) for key in sorted(known & set(saved)) if len(repr(saved[key])) <= 100},
         "optimizer_state": "dropped" if optimizer else "none",
     }
+
+
+def _told(value: Any) -> Any:
+    """A number as it is, anything else as words for a person."""
+    return value if value is None or isinstance(value, bool | int | float) else shown(str(value))
 
 
 def _step(file: TorchFile) -> int:

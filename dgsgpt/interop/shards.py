@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dgsgpt.checkpoint import MAX_HEADER_BYTES
+from dgsgpt.data.text import shown
 from dgsgpt.errors import CheckpointError
 from dgsgpt.interop.hf_keys import parse_object, read_object, shorten
 
@@ -65,7 +66,9 @@ class SafetensorsWeights(Weights):
         for path in paths:
             for name, spec in read_header(path).items():
                 if name in self.specs:
-                    raise CheckpointError(f"{path}: tensor {shorten(name)} is also in {self.specs[name].path.name}")
+                    raise CheckpointError(
+                        f"{shown(path)}: tensor {shorten(name)} is also in {self.specs[name].path.name}"
+                    )
                 self.specs[name] = spec
         self._open: dict[Path, Any] = {}
 
@@ -83,7 +86,7 @@ class SafetensorsWeights(Weights):
                 self._open[path] = safe_open(str(path), framework="pt")
             tensor: Tensor = self._open[path].get_tensor(name)
         except (SafetensorError, OSError) as e:
-            raise CheckpointError(f"{path}: tensor {shorten(name)} cannot be read: {e}; {_AGAIN}") from e
+            raise CheckpointError(f"{shown(path)}: tensor {shorten(name)} cannot be read: {e}; {_AGAIN}") from e
         return tensor
 
 
@@ -100,7 +103,7 @@ class TorchWeights(Weights):
             tensors = read_torch_file(path).tensors
             twice = sorted(set(tensors) & set(self._tensors))
             if twice:
-                raise CheckpointError(f"{path}: tensor {shorten(twice[0])} is also in another of the files")
+                raise CheckpointError(f"{shown(path)}: tensor {shorten(twice[0])} is also in another of the files")
             self._tensors.update(tensors)
             for name, tensor in tensors.items():
                 kind = names.get(str(tensor.dtype), str(tensor.dtype))
@@ -129,7 +132,7 @@ def open_weights(folder: Path) -> Weights:
             weights = kind([folder / name for name in sorted(set(wanted.values()))])
             _match_index(weights, wanted, folder / index)
             return weights
-    raise CheckpointError(f"{folder}: has no weights; a Hugging Face model has {SINGLE}, {INDEX} or {BIN}")
+    raise CheckpointError(f"{shown(folder)}: has no weights; a Hugging Face model has {SINGLE}, {INDEX} or {BIN}")
 
 
 def read_index(path: Path, suffix: str) -> dict[str, str]:
@@ -140,14 +143,16 @@ def read_index(path: Path, suffix: str) -> dict[str, str]:
     """
     listed = read_object(path, MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(listed, dict) or not listed or len(listed) > MAX_TENSORS:
-        raise CheckpointError(f"{path}: weight_map must list a file for each of at most {MAX_TENSORS:,} tensors")
+        raise CheckpointError(f"{shown(path)}: weight_map must list a file for each of at most {MAX_TENSORS:,} tensors")
     for name in sorted({str(value) for value in listed.values()}):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", name) or not name.endswith(suffix):
-            raise CheckpointError(f"{path}: names the file {shorten(name)}, which is not a {suffix} file in its folder")
+            raise CheckpointError(
+                f"{shown(path)}: names the file {shorten(name)}, which is not a {suffix} file in its folder"
+            )
         if not (path.parent / name).is_file():
-            raise CheckpointError(f"{path.parent}: {name} is missing, which {path.name} lists; {_AGAIN}")
+            raise CheckpointError(f"{shown(path.parent)}: {name} is missing, which {path.name} lists; {_AGAIN}")
     if len(set(listed.values())) > MAX_FILES:
-        raise CheckpointError(f"{path}: names over {MAX_FILES:,} files")
+        raise CheckpointError(f"{shown(path)}: names over {MAX_FILES:,} files")
     return listed
 
 
@@ -155,10 +160,12 @@ def _match_index(weights: Weights, wanted: Mapping[str, str], index: Path) -> No
     for name, file in wanted.items():
         spec = weights.specs.get(name)
         if spec is None or spec.path.name != file:
-            raise CheckpointError(f"{index}: tensor {shorten(name)} is not in {file}, where the index has it; {_AGAIN}")
+            raise CheckpointError(
+                f"{shown(index)}: tensor {shorten(name)} is not in {file}, where the index has it; {_AGAIN}"
+            )
     extra = sorted(set(weights.specs) - set(wanted))
     if extra:
-        raise CheckpointError(f"{index}: does not list tensor {shorten(extra[0])}, which a file has; {_AGAIN}")
+        raise CheckpointError(f"{shown(index)}: does not list tensor {shorten(extra[0])}, which a file has; {_AGAIN}")
 
 
 def read_header(path: Path) -> dict[str, Spec]:
@@ -172,21 +179,23 @@ def read_header(path: Path) -> dict[str, Spec]:
         with path.open("rb") as f:
             length = int.from_bytes(f.read(8), "little")
             if length > MAX_HEADER_BYTES:
-                raise CheckpointError(f"{path}: a header of {length:,} bytes is over the limit of {MAX_HEADER_BYTES:,}")
+                raise CheckpointError(
+                    f"{shown(path)}: a header of {length:,} bytes is over the limit of {MAX_HEADER_BYTES:,}"
+                )
             if size < 8 + length:
-                raise CheckpointError(f"{path}: the file ends within its header; {_AGAIN}")
+                raise CheckpointError(f"{shown(path)}: the file ends within its header; {_AGAIN}")
             header = parse_object(f.read(length), path)
     except OSError as e:
-        raise CheckpointError(f"{path}: cannot be read: {e.strerror or e}") from e
+        raise CheckpointError(f"{shown(path)}: cannot be read: {e.strerror or e}") from e
     header.pop("__metadata__", None)
     if len(header) > MAX_TENSORS:
-        raise CheckpointError(f"{path}: lists {len(header):,} tensors, over the limit of {MAX_TENSORS:,}")
+        raise CheckpointError(f"{shown(path)}: lists {len(header):,} tensors, over the limit of {MAX_TENSORS:,}")
     return {name: _spec(name, entry, path, size - 8 - length) for name, entry in header.items()}
 
 
 def _spec(name: str, entry: Any, path: Path, room: int) -> Spec:
     """One entry of a header, whose bytes must be as many as its shape asks for, and lie in the file."""
-    damaged = CheckpointError(f"{path}: the entry of tensor {shorten(name)} is damaged; {_AGAIN}")
+    damaged = CheckpointError(f"{shown(path)}: the entry of tensor {shorten(name)} is damaged; {_AGAIN}")
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise damaged
     shape, offsets, dtype = entry["shape"], entry["data_offsets"], entry["dtype"]
@@ -195,9 +204,11 @@ def _spec(name: str, entry: Any, path: Path, room: int) -> Spec:
             raise damaged
     if len(offsets) != 2 or len(shape) > 8 or not isinstance(dtype, str):
         raise damaged
+    span = offsets[1] - offsets[0]
     if offsets[1] > room:
-        raise CheckpointError(f"{path}: the file ends before tensor {shorten(name)} does; {_AGAIN}")
-    if dtype in ITEM_BYTES and offsets[1] - offsets[0] != math.prod(shape) * ITEM_BYTES[dtype]:
+        raise CheckpointError(f"{shown(path)}: the file ends before tensor {shorten(name)} does; {_AGAIN}")
+    numel = math.prod(shape)  # types that are not known here have a bit at least for each number
+    if numel * ITEM_BYTES[dtype] != span if dtype in ITEM_BYTES else numel > 8 * span:
         raise damaged
     return Spec(tuple(shape), dtype, path)
 

@@ -60,8 +60,9 @@ class Limits:
     # CUDA adds gigabytes): the storages, copies of shared ones and, with older safetensors, the bytes to be written.
     memory_factor: float = 4.0
     spare_bytes: int = 512 << 20
-    cpu_s: int = 120
-    wall_s: int = 300
+    # Importing torch takes most of it. What torch does when it refuses may take time quadratic in what it refuses.
+    cpu_s: int = 40
+    wall_s: int = 150
     bytes_per_s: int = 20_000_000  # adds to both times, for large files on slow disks
 
 
@@ -150,8 +151,12 @@ def check_container(file: BinaryIO, size: int, limits: Limits) -> None:
 def _check_members(archive: zipfile.ZipFile, size: int, limits: Limits) -> None:
     members = archive.infolist()
     names = [m.filename for m in members]
-    if len(members) > limits.members or len(set(names)) < len(names):
-        raise RefusedError(f"has {len(members):,} members, more than {limits.members:,}, or two of one name: refused")
+    if len(members) > limits.members:
+        raise RefusedError(f"has {len(members):,} members, more than {limits.members:,}: refused")
+    if len(set(names)) < len(names):
+        raise RefusedError(
+            "has two members of one name, which torch.save never writes: refused; save it again with torch"
+        )
     if any(m.compress_type != zipfile.ZIP_STORED or m.compress_size != m.file_size or m.flag_bits & 1 for m in members):
         raise RefusedError("has compressed members, which torch.save never writes: refused; save it again with torch")
     if sum(m.file_size for m in members) > size:
@@ -194,7 +199,9 @@ def load(file: BinaryIO, size: int, limits: Limits) -> Any:
             ) from None
         if "allocate memory" in text or "bad_alloc" in text:
             raise MemoryError from None
-        raise RefusedError(f"is cut off or damaged ({_one_line(e)}); {AGAIN}") from None
+        # torch surrounds the reason with advice how to open the file without any protection.
+        reason = text.split("WeightsUnpickler error:")[-1].split("Check the documentation")[0]
+        raise RefusedError(f"is cut off or damaged ({_one_line(reason)}); {AGAIN}") from None
 
 
 @dataclass
@@ -245,7 +252,9 @@ class Inventory:
             raise RefusedError(f"{where} has a name with characters beyond letters, digits, '_', '-' and '.': refused")
         if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.layout != torch.strided:
             raise RefusedError(f"{where} is not a plain dense one: refused; convert it before saving")
-        if str(tensor.dtype).removeprefix("torch.") not in DTYPES or tensor.device.type != "cpu" or tensor.is_quantized:
+        if tensor.device.type != "cpu":
+            raise RefusedError(f"{where} is on the device {tensor.device}: refused; copy it to the cpu before saving")
+        if str(tensor.dtype).removeprefix("torch.") not in DTYPES or tensor.is_quantized:
             raise RefusedError(f"{where} is of kind {tensor.dtype}: refused; convert it to float32 before saving")
         storage, taken = tensor.untyped_storage(), tensor.numel() * tensor.element_size()
         if taken > storage.nbytes():

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dgsgpt import checkpoint as ck
 from dgsgpt import files
-from dgsgpt.branch import begins_with
+from dgsgpt.branch import begins_with, check_begun
 from dgsgpt.data.tokenizer import load_tokenizer
 from dgsgpt.errors import CheckpointError, RunError
 from dgsgpt.evaluation import Evaluation
@@ -114,10 +114,15 @@ class Archive:
 
     # ------------------------------------------------------------ going on
     def newest(self) -> Path | None:
-        """The latest checkpoint whose hashes hold; what was wrong with later ones is told."""
+        """The latest checkpoint whose hashes hold; what was wrong with later ones is told.
+
+        Raises:
+            RunError: the run is a fork or a fine-tuning that has nothing to go on from.
+        """
         path, problems = ck.newest_valid(self._run)
         for problem in problems:
             self._reporter.event("health", 0, name="damaged", severity="error", message=problem)
+        check_begun(self._run, path is not None)
         return path
 
     def begin(self) -> None:
@@ -182,5 +187,7 @@ class Archive:
         if shop.stepper.loss_scale is not None and state.get("loss_scale"):
             shop.stepper.loss_scale.restore(state["loss_scale"])
         progress = Progress.of(state, files.read_json(path / ck.METADATA) or {})
+        if state.get("data_fingerprint") != shop.dataset.fingerprint:  # a loss on another text is no mark to beat
+            progress.best_val, progress.evals_without_gain, progress.last_eval = None, 0, None
         self._saved_step = progress.step
         return progress, Monitor(state.get("health"))

@@ -115,6 +115,8 @@ def _problem(origin: Origin, known: RunConfig, config: RunConfig, message: str) 
     named = [p for p in changed if message.startswith(f"{p}:") or f", {p}:" in message or message.startswith(p)]
     paths = named or [p for p in changed if p.startswith(("model.", "data.tokenizer"))]
     told = f"The weights of {origin.title} are of another network; put it back, or begin from scratch"
+    if message.startswith("train."):
+        told = "To go on needs the optimizer as it was; put it back, or begin a new run from these weights"
     fix_all = {p: changed[p][0] for p in paths if p in form.SETTINGS}
     return {p: Problem(p, told, (Fix("Put back", fix_all),)) for p in paths if p in form.SETTINGS}
 

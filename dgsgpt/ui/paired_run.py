@@ -175,7 +175,7 @@ def _press(text: Text, running: bool, done: Kept | None) -> DeltaGenerator:
     elif not done:
         empty = text.name == PASTED and not text.pasted.strip()
         st.button(
-            "Compare on the same text", type="primary", icon=":material/balance:", key="ck_compare", on_click=_ask,
+            "Compare on the same text", icon=":material/balance:", key="ck_compare", on_click=_ask,
             disabled=empty, help="Paste a text first." if empty else None,
         )  # fmt: skip
     return slot

@@ -6,6 +6,7 @@ Read from the files alone, without building a model; what was measured is kept b
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -192,12 +193,13 @@ def broken(reports: Mapping[str, WeightReport]) -> list[str]:
 
 # ---------------------------------------------------------------- the card
 def card(sides: Sequence[Side]) -> None:
-    """Two charts and a table; large files only when asked for."""
+    """Two charts and a table; at once for small files where torch is in memory anyway, else when asked for."""
     with st.container(border=True, key="ck_card_weights", gap="xsmall"):
         key = tuple(side.entry.ref for side in sides)
         size = sum(_size(side.entry.info.path) for side in sides)
         asked: set[tuple[str, ...]] = st.session_state.setdefault("ck_weights_asked", set())
-        if size > AT_ONCE_BYTES and key not in asked:
+        quick = size <= AT_ONCE_BYTES and "torch" in sys.modules  # importing it would hold the page up for seconds
+        if not quick and key not in asked:
             with st.container(horizontal=True, vertical_alignment="center", gap="small"):
                 atoms.head("Weights by layer", note=f"reads {fmt.size(size)}")
                 st.button("Measure", icon=":material/straighten:", key="ck_weights", on_click=asked.add, args=(key,))

@@ -81,6 +81,12 @@ def test_spectral_norm_and_stable_rank_are_those_of_the_singular_values(tmp_path
     assert found["flat.weight"].spectral_norm is None
 
 
+def test_large_weights_have_a_finite_spectral_norm(tmp_path: Path) -> None:
+    report = weight_report(save(tmp_path / "large.safetensors", {"head.weight": torch.full((4, 4), 1e25)}))
+    assert report.tensors[0].statistics.spectral_norm == pytest.approx(4e25)
+    assert report.tensors[0].statistics.stable_rank == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_numbers_that_are_not_finite_are_counted_and_left_out(tmp_path: Path, dtype: torch.dtype) -> None:
     w = torch.tensor([[1.0, -3.0, 0.0], [math.nan, math.inf, -math.inf]], dtype=dtype)

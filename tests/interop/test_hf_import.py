@@ -26,6 +26,7 @@ from transformers import (
 from dgsgpt.config import layer_windows
 from dgsgpt.errors import CheckpointError
 from dgsgpt.interop import keep
+from dgsgpt.interop.hf_config import read_config
 from tests.interop.hf_factory import edit, imported, logits, quiet, rebuilt, saved_by_transformers, tokens
 
 NO_IDS = {"bos_token_id": None, "eos_token_id": None}  # those of the full-size models lie outside a tiny vocabulary
@@ -199,6 +200,46 @@ def test_pytorch_model_bin_is_read_through_the_sandbox(tmp_path: Path) -> None:
     (folder / "model.safetensors").unlink()
     torch.save(theirs.state_dict(), folder / "pytorch_model.bin")  # with lm_head, which shares memory
     assert distance(folder, theirs) < 1e-4
+
+
+# Keys that config.json of published models has beside those that say what the network is.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "Llama-3.2-1B": {
+        "model_type": "llama", "head_dim": 8, "mlp_bias": False, "pretraining_tp": 1, "rope_theta": 500000.0,
+        "rope_scaling": {"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+                         "original_max_position_embeddings": 8192, "rope_type": "llama3"},
+        "max_position_embeddings": 131072,
+    },
+    "Qwen2.5-0.5B": {
+        "model_type": "qwen2", "max_window_layers": 24, "sliding_window": 32768, "use_mrope": False,
+        "use_sliding_window": False, "rope_theta": 1000000.0,
+    },
+    "Qwen3-0.6B": {
+        "model_type": "qwen3", "head_dim": 128, "max_window_layers": 28, "rope_scaling": None, "sliding_window": None,
+        "use_sliding_window": False, "attention_bias": False,
+    },
+    "Mistral-7B-v0.1": {"model_type": "mistral", "sliding_window": 4096, "rope_theta": 10000.0},
+    "SmolLM2-135M": {
+        "model_type": "llama", "is_llama_config": True, "rope_interleaved": False, "rope_theta": 100000,
+        "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}},
+    },
+    "distilgpt2": {
+        "model_type": "gpt2", "_num_labels": 1, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}, "n_ctx": 1024,
+        "n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 1024, "activation_function": "gelu_new",
+        "summary_first_dropout": 0.1, "task_specific_params": {"text-generation": {"do_sample": True}},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_configs_of_published_models_are_read_without_a_warning(name: str) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+             "intermediate_size": 96, "max_position_embeddings": 32768, "hidden_act": "silu"}  # fmt: skip
+    common = {"vocab_size": 300, "torch_dtype": "bfloat16", "use_cache": True, "eos_token_id": 2}
+    given = {**(sizes if name != "distilgpt2" else {}), **common, **PUBLISHED[name]}
+    described = read_config(given, Path("config.json"))
+    assert described.warnings == ()
+    assert described.model.n_layer == 2
 
 
 def test_an_imported_folder_becomes_a_run(tmp_path: Path) -> None:

@@ -162,6 +162,21 @@ def test_a_config_that_is_not_json_is_refused(folder: Path, content: bytes, matc
     refused(folder, match)
 
 
+def test_names_that_are_no_text_cannot_write_on_the_terminal(folder: Path) -> None:
+    evil = folder.rename(folder.with_name("evil\n\x1b[31m"))
+    for spoil in (lambda: edit(evil, vocab_size=9), lambda: edit(evil, hidden_size="x"), (evil / "config.json").unlink):
+        spoil()
+        assert refused(evil, r"evil\\n\\x1b").isprintable()
+
+
+def test_many_unknown_keys_are_counted(folder: Path) -> None:
+    edit(folder, **{f"odd\n{i:03}": i for i in range(100)})
+    warnings = imported(folder).warnings
+    assert len(warnings) < 30
+    assert warnings[-1] == "config.json: 80 more keys are not known here either."
+    assert all(warning.isprintable() for warning in warnings)
+
+
 def test_missing_files_are_named(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     refused(folder, "has no weights")
@@ -237,6 +252,8 @@ def with_header(folder: Path, header: bytes, length: int | None = None) -> Path:
         (b'{"a": {"dtype": "F32", "shape": [4611686018427387904, 0], "data_offsets": [0, 0]}}', None, "is missing"),
         (b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}', None, "ends before|damaged"),
         (b'{"a": {"dtype": "F32", "shape": [1.0], "data_offsets": [0, 4]}}', None, "damaged"),
+        (b'{"a": {"dtype": "F8", "shape": [1' + b"0" * 400 + b'], "data_offsets": [0, 0]}}', None, "damaged"),
+        (b'{"a": {"dtype": "\\u001b[31m", "shape": [0], "data_offsets": [0, 0]}}', None, "is missing"),
         (b'{"' + b"x" * 100_000 + b'": 3}', None, "xxx…"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -115,10 +116,29 @@ def test_other_things_are_refused_in_one_line(tmp_path: Path, name: str, told: s
     assert message.count("\n") == 1
 
 
+def test_what_is_no_file_is_named_without_waiting_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.gguf")
+    (tmp_path / "loop.pth").symlink_to(tmp_path / "loop.pth")
+    assert "is a pipe, socket or device" in cli("import", tmp_path / "pipe.gguf", "x", code=2)
+    assert "is a pipe, socket or device" in cli("import", "/dev/zero", "x", code=2)
+    assert "cannot be read" in cli("import", tmp_path / "loop.pth", "x", code=2)
+    assert "cannot be read: File name too long" in cli("import", "a" * 5000, "x", code=2)
+
+
+def test_a_file_whose_name_is_no_text_is_imported(tmp_path: Path, runs_dir: Path) -> None:
+    source = tmp_path / os.fsdecode(b"o\xffd\n.pth")
+    shutil.copyfile(SAMPLE, source)
+    done = import_model(source, runs_dir, vocab=VOCAB)
+    told = ck.describe(done.checkpoint).metadata["imported"]["source"]
+    assert "d" in told
+    assert told.isprintable()
+
+
 def test_options_that_do_not_belong_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     assert "--vocab is for DGS-GPT files only" in cli("import", tmp_path, "x", "--vocab", VOCAB, code=2)
     assert "must be KEY=NUMBER" in cli("import", SAMPLE, "x", "--set", "n_head=four", code=2)
+    assert "must be KEY=NUMBER" in cli("import", SAMPLE, "x", "--set", f"n_head={'9' * 5000}", code=2)
     assert "1 to 64 letters" in cli("import", SAMPLE, "bad name", code=2)
 
 
@@ -173,9 +193,11 @@ def test_a_checkpoint_of_ours_is_copied_and_goes_on(
     run, _ = train(runs_dir, make_config(), "a")
     sent = tmp_path / "sent" / "step_00000020"
     shutil.copytree(run.checkpoints()[-1], sent)
+    (sent / "stranger.txt").write_text("not of the checkpoint")
     shutil.rmtree(runs_dir)
     told = json.loads(cli("import", sent, "theirs", "--json"))
     assert told["family"] == "dgsgpt"
+    assert not (Path(told["checkpoint"]) / "stranger.txt").exists()
     cli("fork", "theirs", "--set", "train.steps=22", "--run-id", "on", "--json")
     assert int(read_metrics(runs_dir / "on")["step"].max()) == 22
 

@@ -182,6 +182,12 @@ def test_what_is_no_torch_file_is_named(tmp_path: Path, pack: Callable[..., Path
         read_torch_file("a\0b")
 
 
+def test_torchs_advice_to_open_a_file_unprotected_is_not_passed_on(pack: Callable[..., Path]) -> None:
+    path = pack(b"(X\x04\x00\x00\x00trueios\nsystem\n.")
+    with path.open("rb") as file, pytest.raises(RefusedError, match=r"damaged \(Unsupported operand 105\)"):
+        unpickle.load(file, path.stat().st_size, Limits())
+
+
 def test_archives_that_are_not_as_torch_writes_them_are_refused(pack: Callable[..., Path]) -> None:
     path = pack(b"\x80\x02N.", extra=b"x" * 1000)
     container = path.read_bytes()
@@ -192,6 +198,10 @@ def test_archives_that_are_not_as_torch_writes_them_are_refused(pack: Callable[.
     check(container)
     with pytest.raises(RefusedError, match="has 4 members, more than 3"):
         check(container, members=3)
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        twice = pack(b"\x80\x02N.", version=b"3\n").read_bytes()
+    with pytest.raises(RefusedError, match="two members of one name"):
+        check(twice)
     with pytest.raises(RefusedError, match="holds 4 bytes of structure, more than 3"):
         check(container, pickle_bytes=3)
     with pytest.raises(RefusedError, match=r"is not a file torch\.save wrote"):
@@ -213,7 +223,7 @@ def test_archives_that_are_not_as_torch_writes_them_are_refused(pack: Callable[.
         (torch.zeros(1), "has a name with characters beyond"),
         ({"a": torch.zeros(1, dtype=torch.complex64)}, "is of kind torch.complex64"),
         ({"a": torch.zeros(2, 2).to_sparse()}, "is not a plain dense one"),
-        ({"a": torch.zeros(3, device="meta")}, "is of kind torch.float32"),
+        ({"a": torch.zeros(3, device="meta")}, "is on the device meta"),
         ({"a": torch.zeros(1000)}, "claims storage beyond the file's 100 bytes"),
     ],
 )

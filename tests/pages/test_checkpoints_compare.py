@@ -199,6 +199,16 @@ def test_weights_of_one_shape_have_a_distance_and_of_another_none(open_page: Ope
     assert "C and A differ in their tensors" in html_of(app)
 
 
+def test_large_files_are_read_when_asked_for(
+    open_page: OpenPage, runs: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dgsgpt.ui.weights_view.AT_ONCE_BYTES", 10)
+    app = opened(open_page, runs[:2])
+    assert "Distance from A" not in html_of(app)
+    button(app, "Measure").click().run()
+    assert "Distance from A" in html_of(app)
+
+
 def test_one_alone_has_its_weights_by_layer(open_page: OpenPage, runs: list[Run]) -> None:
     app = opened(open_page, runs[:1])
     assert len(chart(app, "root mean square")["data"]) == 1

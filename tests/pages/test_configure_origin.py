@@ -137,3 +137,11 @@ def test_switching_how_it_begins(lower_case: Run) -> None:
     assert bench(at).origin is not None
     assert bench(at).origin.how == "fork"
     assert draft_value(at, "data.tokenizer.kind") == "char"
+
+
+def test_another_optimizer_cannot_go_on(origin: Run) -> None:
+    at = open_with("old@400", "fork")
+    bench(at).change({**bench(at).draft, "train": {**bench(at).draft["train"], "optimizer": "muon"}})
+    settled(at.run())
+    assert "needs the optimizer as it was" in shown(at)
+    assert start_button(at).disabled

@@ -85,9 +85,7 @@ def test_the_better_has_the_colour_and_more_difference_has_more_of_it() -> None:
     parts = [Piece("a", 1.0, 2.0), Piece("b", 2.0, 1.9), Piece("c", 9.0, 1.0), Piece("d", 1.0, 1.0), Piece("e")]
     passage = coloured_text.passages(parts).all[0]
     shown = coloured_text.coloured(passage, 2.0, LETTERS, COLORS)
-    alphas = {
-        text: (r, float(a)) for r, a, text in re.findall(r"rgba\((\d+),\d+,\d+,([\d.]+)\)[^>]*>(.)<", shown)
-    }
+    alphas = {text: (r, float(a)) for r, a, text in re.findall(r"rgba\((\d+),\d+,\d+,([\d.]+)\)[^>]*>(.)<", shown)}
     assert {text: red for text, (red, _) in alphas.items()} == {"a": "17", "b": "68", "c": "68"}
     assert alphas["b"][1] < alphas["a"][1] < alphas["c"][1]
     assert "A 9.00, C 1.00 nats: C better by 8.00" in shown
