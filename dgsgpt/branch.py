@@ -245,6 +245,11 @@ def check_begun(run: Run, found: bool) -> None:
     raise RunError(f"run {run.id!r}: the {kind} of {origin} {fault}; delete it and make it again")
 
 
+def name_stem(run_id: str, kind: str) -> str:
+    """How the name of a run begins that begins with a checkpoint of `run_id`."""
+    return f"{run_id}-{'fork' if kind == FORK else 'tuned'}"
+
+
 # ---------------------------------------------------------------- making
 def _make(
     root: Path,
@@ -257,8 +262,7 @@ def _make(
 ) -> Run:
     """Create the run and fill it; nothing is left of one that could not be filled."""
     parent = {"run": source.run_id, "step": source.step, "kind": kind}
-    stem = f"{source.run_id}-{'fork' if kind == FORK else 'tuned'}"
-    run = _claim(root, config, run_id, stem, command, parent)
+    run = _claim(root, config, run_id, name_stem(source.run_id, kind), command, parent)
     try:
         own = fill(run)
         if own != config:

@@ -15,6 +15,7 @@ from dgsgpt.bench_command import bench
 from dgsgpt.cli_options import json_option, print_json, runs_dir_option, set_option
 from dgsgpt.compare_command import compare
 from dgsgpt.errors import ConfigError, DgsgptError
+from dgsgpt.format import printable
 
 if TYPE_CHECKING:
     from dgsgpt.config import RunConfig
@@ -33,7 +34,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except DgsgptError as e:
-            click.echo(f"error: {e}", err=True)
+            click.echo(f"error: {printable(str(e))}", err=True)
             ctx.exit(2)
         except BrokenPipeError:  # the reader of a pipe has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -154,3 +154,8 @@ def clock(moment: float | None, now: float | None = None) -> str:
 def plural(count: int, noun: str, many: str | None = None) -> str:
     """A counted noun, e.g. `1 run`, `137 runs`."""
     return f"{number(count)}{_NBSP}{noun if count == 1 else many or noun + 's'}"
+
+
+def printable(text: str) -> str:
+    """A message for a terminal: what is no character to be seen (an escape code, a line end) is written as code."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -37,8 +37,10 @@ class RunNode:
 
     @property
     def resumed_at(self) -> list[int]:
-        """Steps from which the run went on after it had ended, in that order."""
-        return [event["step"] for event in read_events(self.path, ("resume",))]
+        """Steps from which the run went on after it had ended, in that order; that a fork begins is no such step."""
+        steps = [event["step"] for event in read_events(self.path, ("resume",))]
+        forked = self.kind == "fork" and self.parent is not None and steps[:1] == [self.parent[1]]
+        return steps[1:] if forked else steps
 
 
 @dataclass(frozen=True)

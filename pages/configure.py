@@ -54,7 +54,7 @@ if config is not None:
 differences = form.changes(bench.draft, bench.base)
 changed = frozenset(form.differs(bench.draft, bench.base))
 fields = Form(bench.draft, bench.base, found, changed, len(differences))
-name = choose_name(bench.name, bench.valid, state.root())
+name = choose_name(bench.name, bench.valid, state.root(), origin.stem(bench.origin))
 
 # ---------------------------------------------------------------- head
 with st.container(horizontal=True, vertical_alignment="center", gap="xsmall", key="confhead"):
@@ -85,11 +85,10 @@ with grid.cell(column_span=2):
         section("Found" if query else "All settings", f"● differs from {bench.base_title}")
         settings.all_settings(fields, query or "")
     else:
-        section(
-            "Profile",
-            f"chosen by the memory found: {machine.name}, {size(machine.total_bytes)}, {size(machine.free_bytes)} free",
-        )
-        knobs.profile_cards(bench.profile, automatic, machine)
+        if bench.origin is None:  # else the network is there already
+            found_here = f"{machine.name}, {size(machine.total_bytes)}, {size(machine.free_bytes)} free"
+            section("Profile", f"chosen by the memory found: {found_here}")
+            knobs.profile_cards(bench.profile, automatic, machine)
         fitted.offer(outlook, bench.base_title, bool(changed))
         section("Essentials", f"● differs from {bench.base_title}")
         with st.container(border=True, key="card_knobs"):

@@ -1,17 +1,11 @@
 """Text from a model, token by token, with a cache of keys and values.
 
-Context. A prompt longer than the context keeps its last `block_size - 1` tokens. When the context fills up while
-writing, it is re-anchored: the last half of `block_size` tokens is read anew from position 0, and writing goes on. So
-every token is predicted from at least half a context, at the price of one half-context pass every half context. A
-model that expects a token before every text (`begin_of_text`) reads it again each time.
-
-Text. Pieces hold whole characters only: bytes of a character that is still incomplete wait for the rest, and are
-dropped if the text ends first. A token that ends a text (`<|endoftext|>`, where the tokenizer has it) is not shown.
+How far back it sees is told in `dgsgpt.generation.context`. Pieces hold whole characters only. A token that ends a text
+(`<|endoftext|>`, where the tokenizer has it) is not shown.
 """
 
 from __future__ import annotations
 
-import codecs
 import secrets
 import time
 from collections.abc import Generator, Iterator
@@ -23,23 +17,21 @@ from torch import Tensor
 
 from dgsgpt.data.tokenizer import Tokenizer
 from dgsgpt.errors import DgsgptError
+from dgsgpt.generation.context import (
+    Context,
+    Prompt,
+    anchored,
+    check_vocabulary,
+    context_lead,
+    prepare_prompt,
+)
 from dgsgpt.generation.sampling import Sampling, sample_token
+from dgsgpt.generation.text import TextBuffer
 
 if TYPE_CHECKING:
     from dgsgpt.model import GPT
 
-# Reading a long prompt in parts keeps its logits [1, T, V] small.
-_PREFILL_TOKENS = 512
-
 FinishReason = Literal["length", "stop", "end_of_text", "closed"]
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """Token ids that fit the context, and how many were cropped from the start."""
-
-    ids: list[int]
-    cropped: int
 
 
 @dataclass
@@ -87,39 +79,17 @@ class TextStream(Iterator[str]):
         self.close()
 
 
-def prepare_prompt(tokenizer: Tokenizer, prompt: str, block_size: int) -> Prompt:
-    """The prompt's last `block_size - 1` tokens (at least one) and how many are cropped.
-
-    `begin_of_text` comes first if the tokenizer has it, whatever is cropped. Without it an empty prompt starts from
-    `<|endoftext|>`.
+def read_settings(settings: dict[str, Any]) -> Sampling:
+    """`Sampling` of settings by name.
 
     Raises:
-        DgsgptError: the prompt is empty and the tokenizer has neither.
-        DataError: it has characters the tokenizer does not know; they are listed.
+        DgsgptError: one is unknown or out of bounds.
     """
-    lead = context_lead(tokenizer, block_size)
-    ids = tokenizer.encode(prompt)
-    if not ids and not lead:
-        if tokenizer.end_of_text is None:
-            raise DgsgptError(
-                f"the prompt is empty, and the {tokenizer.kind} tokenizer cannot start from nothing; give a character"
-            )
-        ids = [tokenizer.end_of_text]
-    kept = ids[-max(1, block_size - 1 - len(lead)) :]
-    return Prompt([*lead, *kept], len(ids) - len(kept))
-
-
-def context_lead(tokenizer: Tokenizer, block_size: int) -> list[int]:
-    """What every context begins with; nothing where the context has no room for it."""
-    begin = tokenizer.begin_of_text
-    return [begin] if begin is not None and block_size > 2 else []
-
-
-def anchored(read: list[int], new: list[int], block_size: int, lead: list[int]) -> tuple[list[int], bool]:
-    """Tokens to read next when `new` follow those `read`, and whether the context begins anew with them."""
-    if len(read) + len(new) <= block_size:
-        return new, False
-    return [*lead, *[*read, *new][-max(1, block_size // 2) :]], True
+    try:
+        return Sampling(**settings)
+    except TypeError:
+        known = ", ".join(Sampling.__dataclass_fields__)
+        raise DgsgptError(f"unknown among the sampling settings {', '.join(settings)}; known are {known}") from None
 
 
 def generate(model: GPT, tokenizer: Tokenizer, prompt: str, **sampling: Any) -> str:
@@ -140,17 +110,8 @@ def stream(model: GPT, tokenizer: Tokenizer, prompt: str, **sampling: Any) -> Te
     Raises:
         DgsgptError: a setting is out of bounds or unknown, the prompt cannot be used, or the model gives NaN.
     """
-    try:
-        rules = Sampling(**sampling)
-    except TypeError:
-        known = ", ".join(Sampling.__dataclass_fields__)
-        raise DgsgptError(f"unknown among the sampling settings {', '.join(sampling)}; known are {known}") from None
-    rows = model.config.vocab_size or 0
-    if tokenizer.vocab_size > rows:
-        raise DgsgptError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens but the model only {rows}; "
-            "use the tokenizer the model was trained with"
-        )
+    rules = read_settings(sampling)
+    check_vocabulary(model, tokenizer)
     ready = prepare_prompt(tokenizer, prompt, model.config.block_size)
     seed = rules.seed if rules.seed is not None else secrets.randbits(63)
     stats = Stats(prompt_tokens=len(ready.ids), cropped=ready.cropped, seed=seed)
@@ -161,7 +122,7 @@ def _pieces(model: GPT, tokenizer: Tokenizer, ids: list[int], rules: Sampling, s
     started = time.perf_counter()
     was_training = model.training
     model.eval()
-    text = _TextBuffer(rules.stops)
+    text = TextBuffer(rules.stops)
     try:
         for token, nats in _tokens(model, tokenizer, ids, rules, stats.seed):
             stats.tokens += 1
@@ -192,80 +153,36 @@ def _tokens(
     model: GPT, tokenizer: Tokenizer, ids: list[int], rules: Sampling, seed: int
 ) -> Iterator[tuple[int, float]]:
     """`max_new_tokens` new token ids, each with its -log p."""
-    generator = torch.Generator().manual_seed(seed)
+    dice = Dice(rules, seed, ids, tokenizer.vocab_size)
     context = Context(model, context_lead(tokenizer, model.config.block_size))
-    logits = context.read(ids)[: tokenizer.vocab_size].cpu()
+    logits = context.read(ids)
     for left in range(rules.max_new_tokens - 1, -1, -1):
-        token = sample_token(logits, rules, generator)
-        yield token, float(torch.logsumexp(logits.double(), 0) - logits[token].double())
+        token, nats = dice.draw(logits)
+        yield token, nats
         if left:
-            logits = context.read([token])[: tokenizer.vocab_size].cpu()
+            logits = context.read([token])
 
 
-class Context:
-    """What the model has read, in a cache of `block_size` tokens that is re-anchored when full."""
+class Dice:
+    """The draws of one text: its generator, and which tokens it has had already."""
 
-    def __init__(self, model: GPT, lead: list[int]) -> None:
-        self._model = model
-        self._size = model.config.block_size
-        self._lead = lead
-        self._device = next(model.parameters()).device
-        self._ids: list[int] = []
-        self._cache = model.make_cache(1, self._size)
+    def __init__(self, rules: Sampling, seed: int, prompt: list[int], vocab_size: int) -> None:
+        self._rules = rules
+        self._generator = torch.Generator().manual_seed(seed)
+        self._seen = torch.zeros(vocab_size, dtype=torch.bool)
+        self._seen[prompt] = True
 
-    def read(self, new: list[int]) -> Tensor:
-        """Logits [V] of the token after `new`, which fit the context."""
-        new, anew = anchored(self._ids, new, self._size, self._lead)
-        if anew:
-            self._ids = []
-            self._cache = self._model.make_cache(1, self._size)
-        self._ids += new
-        for first in range(0, len(new), _PREFILL_TOKENS):
-            logits = self._forward(new[first : first + _PREFILL_TOKENS])
-        return logits
-
-    # Only the forward pass is in inference mode: around a `yield` the mode would leak into the caller.
-    @torch.inference_mode()
-    def _forward(self, new: list[int]) -> Tensor:
-        logits = self._model(torch.tensor([new], device=self._device), cache=self._cache).logits
-        assert logits is not None, "without targets there are always logits"
-        return logits[0, -1]
-
-
-class _TextBuffer:
-    """Bytes in, whole characters out; holds back what may be the start of a stop text."""
-
-    def __init__(self, stops: tuple[str, ...]) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._stops = stops
-        self._held = ""
-        self.stopped = False
-
-    def add(self, data: bytes) -> str:
-        """Text that is now certain to belong to the output."""
-        self._held += self._decoder.decode(data)
-        ends = [place for place in map(self._held.find, self._stops) if place >= 0]
-        if ends:
-            self.stopped = True
-            self._held = self._held[: min(ends)]
-            return self.rest()
-        keep = max((self._overlap(stop) for stop in self._stops), default=0)
-        ready, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
-        return ready
-
-    def rest(self) -> str:
-        """What was held back."""
-        rest, self._held = self._held, ""
-        return rest
-
-    def _overlap(self, stop: str) -> int:
-        """Length of the longest end of the held text that begins `stop`."""
-        longest = min(len(stop) - 1, len(self._held))
-        return next((n for n in range(longest, 0, -1) if self._held.endswith(stop[:n])), 0)
+    def draw(self, logits: Tensor) -> tuple[int, float]:
+        """The next token of a text, from logits [V] with a row for each of the model's tokens, and its -log p."""
+        own = logits[: len(self._seen)].cpu()
+        token = sample_token(own, self._rules, self._generator, self._seen)
+        self._seen[token] = True
+        return token, float(torch.logsumexp(own.double(), 0) - own[token].double())
 
 
 __all__ = [
     "Context",
+    "Dice",
     "Prompt",
     "Stats",
     "TextStream",
@@ -273,5 +190,6 @@ __all__ = [
     "context_lead",
     "generate",
     "prepare_prompt",
+    "read_settings",
     "stream",
 ]

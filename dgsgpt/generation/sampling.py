@@ -1,6 +1,8 @@
 """How the next token is chosen from logits.
 
-The order is: temperature, top-k, top-p, draw. Each filter sees what the one before has left.
+The order is: repetition penalty, temperature, top-k, top-p, min-p, draw; it is that of transformers. Each rule (see
+`dgsgpt.generation.rules`) sees what the one before has left. At temperature 0 the likeliest token after the penalty is
+taken, and no other rule matters.
 
 The draw is the Gumbel-max trick (Gumbel 1954; Maddison, Tarlow & Minka 2014): every entry of the vocabulary gets noise
 of its own, and the token of the largest sum of logit and noise is taken, which follows the distribution exactly. The
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor
 
 from dgsgpt.errors import DgsgptError
+from dgsgpt.generation import rules
 
 # Uniform numbers are multiples of 2^-53 and may be 0, whose noise would be infinite.
 _LEAST_UNIFORM = 2.0**-54
@@ -29,7 +32,9 @@ class Sampling:
     """The rules of one generation.
 
     temperature 0 always takes the likeliest token; top_k keeps the k likeliest; top_p keeps the likeliest tokens until
-    their probability reaches p (Holtzman et al. 2020). None switches a filter off. `seed` None draws a new one.
+    their probability reaches p; min_p keeps those at least p times as likely as the likeliest. None switches a filter
+    off. repetition_penalty above 1 makes tokens less likely that the context or the new text has already: those of the
+    prompt as far as it fits, and all new ones; 1 changes nothing. `seed` None draws a new one.
 
     Raises:
         DgsgptError: a value is out of bounds.
@@ -41,6 +46,8 @@ class Sampling:
     top_p: float | None = None
     seed: int | None = None
     stop: str | Sequence[str] | None = None
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
         _whole("max_new_tokens", self.max_new_tokens, 1, 10_000_000)
@@ -50,6 +57,12 @@ class Sampling:
             _whole("top_k", self.top_k, 1, None)
         if self.top_p is not None and (not _is_number(self.top_p) or not 0 < self.top_p <= 1):
             raise DgsgptError(f"top_p={self.top_p!r} must be greater than 0 and at most 1; 1 keeps all tokens")
+        if self.min_p is not None and (not _is_number(self.min_p) or not 0 <= self.min_p <= 1):
+            raise DgsgptError(f"min_p={self.min_p!r} must be from 0 (keeps all tokens) to 1")
+        if not _is_number(self.repetition_penalty) or not 0.01 <= self.repetition_penalty <= 100:
+            raise DgsgptError(
+                f"repetition_penalty={self.repetition_penalty!r} must be from 0.01 to 100; 1 changes nothing"
+            )
         if self.seed is not None:
             _whole("seed", self.seed, 0, 2**63 - 1)
         if not all(isinstance(text, str) and text for text in self.stops):
@@ -63,32 +76,35 @@ class Sampling:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
 
-def filter_logits(logits: Tensor, sampling: Sampling) -> Tensor:
-    """Logits [V] after temperature, top-k and top-p, in float64; tokens that are out are -inf.
+def filter_logits(logits: Tensor, sampling: Sampling, seen: Tensor | None = None) -> Tensor:
+    """Logits [V] after all rules, in float64 on the CPU; tokens that are out are -inf.
 
-    Among equal logits the lower id comes first, so exactly k tokens survive top-k. top-p keeps the token that
-    crosses p, hence at least one. A top_k above V keeps all.
+    `seen` [V] (bool, on the CPU) marks the tokens that the repetition penalty is for; None is none. Among equal logits
+    the lower id comes first. At least one token is left. A top_k above V keeps all.
 
     Raises:
         DgsgptError: NaN or +inf among the logits, or no finite one.
     """
     scores = logits.detach().to("cpu", torch.float64)
-    peak = scores.max()
-    if not math.isfinite(peak):  # max is NaN if any logit is
+    if not math.isfinite(scores.max()):  # max is NaN if any logit is
         raise DgsgptError("the model gave logits that are not numbers; its weights are damaged or training diverged")
+    if seen is not None and sampling.repetition_penalty != 1:
+        scores = rules.penalize_repetition(scores, seen, sampling.repetition_penalty)
     if sampling.temperature == 0:
-        kept = torch.full_like(scores, -torch.inf)
-        kept[int(torch.argmax((scores == peak).to(torch.uint8)))] = 0.0
-        return kept
-    scores = (scores - peak) / sampling.temperature  # the peak becomes 0, so tiny temperatures cannot overflow
-    if sampling.top_k is not None and sampling.top_k < len(scores):
-        scores = _top_k(scores, sampling.top_k)
-    if sampling.top_p is not None and sampling.top_p < 1:
-        scores = _top_p(scores, sampling.top_p)
+        return rules.keep_likeliest(scores)
+    scores = rules.scale(scores, sampling.temperature)
+    if sampling.top_k is not None:
+        scores = rules.keep_top_k(scores, sampling.top_k)
+    if sampling.top_p is not None:
+        scores = rules.keep_top_p(scores, sampling.top_p)
+    if sampling.min_p is not None:
+        scores = rules.keep_min_p(scores, sampling.min_p)
     return scores
 
 
-def sample_token(logits: Tensor, sampling: Sampling, generator: torch.Generator | None = None) -> int:
+def sample_token(
+    logits: Tensor, sampling: Sampling, generator: torch.Generator | None = None, seen: Tensor | None = None
+) -> int:
     """One token id drawn from logits [V]; `generator` is a CPU generator, so a seed means the same on every device.
 
     Each draw takes V numbers from the generator, whatever the filters are; at temperature 0 nothing is drawn.
@@ -96,7 +112,7 @@ def sample_token(logits: Tensor, sampling: Sampling, generator: torch.Generator 
     Raises:
         DgsgptError: see `filter_logits`.
     """
-    scores = filter_logits(logits, sampling)
+    scores = filter_logits(logits, sampling, seen)
     if sampling.temperature == 0:
         return int(torch.argmax(scores))
     return int(torch.argmax(scores + gumbel_noise(len(scores), generator)))
@@ -106,22 +122,6 @@ def gumbel_noise(count: int, generator: torch.Generator | None = None) -> Tensor
     """Independent standard Gumbel numbers [count] in float64: -log(-log u) of u between 0 and 1."""
     u = torch.rand(count, dtype=torch.float64, generator=generator)
     return -torch.log(-torch.log(u.clamp_(min=_LEAST_UNIFORM)))
-
-
-def _top_k(scores: Tensor, k: int) -> Tensor:
-    last = torch.topk(scores, k).values[-1]
-    above = scores > last
-    ties = torch.nonzero(scores == last).flatten()[: k - int(above.sum())]
-    above[ties] = True
-    return scores.masked_fill(~above, -torch.inf)
-
-
-def _top_p(scores: Tensor, p: float) -> Tensor:
-    ordered, ids = torch.sort(scores, descending=True, stable=True)
-    probabilities = torch.softmax(ordered, 0)
-    before = torch.cumsum(probabilities, 0) - probabilities
-    before[0] = 0.0  # whatever rounding does, the likeliest token stays
-    return scores.index_fill(0, ids[before >= p], -torch.inf)
 
 
 def _is_number(value: object) -> bool:

@@ -13,7 +13,7 @@ import torch
 
 from dgsgpt.data.tokenizer import Tokenizer
 from dgsgpt.errors import DgsgptError
-from dgsgpt.generation.engine import Context, anchored, context_lead, prepare_prompt
+from dgsgpt.generation.context import Context, anchored, context_lead, prepare_prompt
 
 if TYPE_CHECKING:
     from dgsgpt.model import GPT

@@ -56,16 +56,22 @@ def model_card(model: ModelConfig, family: Family, metadata: Mapping[str, Any], 
     table = "\n".join(f"| {title} | {value} |" for title, value in rows if value)
     name = _plain(metadata.get("run_id")) or "A language model"
     made = f"Trained with dgsgpt {dgsgpt.__version__}."
-    return f"{HEAD}\n# {name}\n\n{made}\n\n| | |\n|---|---|\n{table}\n\n{USE}{_notes(model)}"
+    return f"{HEAD}\n# {name}\n\n{made}\n\n| | |\n|---|---|\n{table}\n\n{USE}{_notes(model, family)}"
 
 
-def _notes(model: ModelConfig) -> str:
-    if len({windows[0] for windows in layer_windows(model)}) < 2:
-        return ""
-    return (
-        "\nSome layers see only the last tokens (`layer_types` in config.json). transformers does so; a program that "
-        "leaves this key out of account gives other results on long texts.\n"
-    )
+def _notes(model: ModelConfig, family: Family) -> str:
+    notes = ""
+    if len({windows[0] for windows in layer_windows(model)}) > 1:
+        notes += (
+            "\nSome layers see only the last tokens (`layer_types` in config.json). transformers does so; a program "
+            "that leaves this key out of account gives other results on long texts.\n"
+        )
+    if family.own_splitting:
+        notes += (
+            f"\nFor {family.title} transformers' AutoTokenizer splits numbers by that family's own rule. Where that "
+            'is not this tokenizer\'s, open it with `PreTrainedTokenizerFast.from_pretrained(".")` instead.\n'
+        )
+    return notes
 
 
 def _plain(value: object) -> str:

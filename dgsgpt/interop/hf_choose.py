@@ -11,7 +11,9 @@ Settings = dict[str, object]  # what stands in the way: dotted setting -> its va
 
 
 def choose_family(model: ModelConfig) -> Family:
-    """The first family that has exactly this network, preferably without biases that ours has not.
+    """The first family that has exactly this network.
+
+    Preferably one that takes our tokenizer as it is, then one without biases that ours has not.
 
     Raises:
         ConfigError: there is none; the message and `.problems` name every setting in the way of the nearest one.
@@ -21,7 +23,7 @@ def choose_family(model: ModelConfig) -> Family:
     if not nowhere:
         fitting = [FAMILIES[name] for name, settings in missing.items() if not settings]
         if fitting:
-            return min(fitting, key=lambda family: _adds_biases(model, family))  # of equals the first
+            return min(fitting, key=lambda family: (family.own_splitting, _adds_biases(model, family)))
     nearest = min(missing, key=lambda name: sum(3 if path in KIND else 1 for path in missing[name]))
     settings = nowhere | missing[nearest]
     listed = ", ".join(f"{path}={_shown(value)}" for path, value in settings.items())

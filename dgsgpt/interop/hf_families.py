@@ -41,6 +41,8 @@ class Family:
     qk_norm: bool = False
     windows: Literal["none", "all", "layers"] = "none"
     experts: Literal["none", "every", "some"] = "none"
+    # transformers' AutoTokenizer then splits a text as this family's own tokenizer does, whatever tokenizer.json says.
+    own_splitting: bool = False
 
 
 GATED = {"swiglu": "silu"}
@@ -56,7 +58,10 @@ FAMILIES: dict[str, Family] = {
         Family("llama", "LlamaForCausalLM", "Llama", "rmsnorm", GATED, "switches", RMS,
                heads="divide"),
         Family("mistral", "MistralForCausalLM", "Mistral", "rmsnorm", GATED, "none", RMS, n_kv_head=8, windows="all"),
-        Family("qwen2", "Qwen2ForCausalLM", "Qwen2", "rmsnorm", GATED, "qkv", RMS, n_kv_head=32, windows="layers"),
+        Family("ministral", "MinistralForCausalLM", "Ministral", "rmsnorm", GATED, "none", RMS, n_kv_head=8,
+               windows="layers"),
+        Family("qwen2", "Qwen2ForCausalLM", "Qwen2", "rmsnorm", GATED, "qkv", RMS, n_kv_head=32, windows="layers",
+               own_splitting=True),
         Family("qwen3", "Qwen3ForCausalLM", "Qwen3", "rmsnorm", GATED, "attention", RMS, n_kv_head=32, head_dim=128,
                qk_norm=True, windows="layers"),
         Family("mixtral", "MixtralForCausalLM", "Mixtral", "rmsnorm", GATED, "none", ("rms_norm_eps", 1e-5),

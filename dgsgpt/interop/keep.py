@@ -21,6 +21,7 @@ from dgsgpt.costs import count_params
 from dgsgpt.data.text import shown
 from dgsgpt.errors import CheckpointError, ConfigError
 from dgsgpt.interop.incoming import Incoming, Progress
+from dgsgpt.interop.sandbox import looks_like_torch
 from dgsgpt.manifest import listed_files
 from dgsgpt.metrics import MetricsWriter
 from dgsgpt.runs import Run, check_run_id, create_run, suggest_run_id
@@ -102,7 +103,7 @@ def recognise(source: Path) -> str:
     suffix = source.suffix.lower()
     if suffix == ".gguf":
         return "gguf"
-    if suffix in TORCH_FILES:
+    if suffix in TORCH_FILES or looks_like_torch(source):
         return "legacy"
     if suffix == ".safetensors":
         raise CheckpointError(

@@ -116,6 +116,26 @@ class KVCache:
         seen = torch.cat((self.recent, tokens), dim=1) if tokens.size(1) < self._reach else tokens
         self.recent = seen[:, max(0, seen.size(1) - self._reach) :].clone()  # the caller may reuse its own
 
+    def clear(self) -> None:
+        """Forget all tokens and keep the buffers; what they hold is overwritten before it is read."""
+        self.length = 0
+        self.recent = self.recent[:, :0]
+
+    def join(self, other: KVCache) -> None:
+        """Add the rows of another cache of the same model, room and length below one's own.
+
+        Raises:
+            ValueError: its length or room differs.
+        """
+        if (other.length, other.max_tokens) != (self.length, self.max_tokens):
+            raise ValueError(
+                f"a cache of {other.length} of {other.max_tokens} tokens cannot join one of {self.length} of "
+                f"{self.max_tokens}; only rows of one length go on together"
+            )
+        self.recent = torch.cat((self.recent, other.recent))
+        for own, more in zip(self.buffers(), other.buffers(), strict=True):
+            own.k, own.v = torch.cat((own.k, more.k)), torch.cat((own.v, more.v))
+
     def select(self, rows: Tensor) -> None:
         """Go on with these rows [B'] of the batch, in this order and as often as named, as a beam search does."""
         self.recent = self.recent.index_select(0, rows)

@@ -135,7 +135,8 @@ def _tokenizer(f: Form) -> None:
         args=(key,),
     )
     f.problem(kind)
-    f.problem(vocabulary)
+    if vocabulary in f.problems:  # that it has no effect beside another kind goes without saying: it is not shown
+        f.problem(vocabulary)
 
 
 def _write_tokenizer(key: str) -> None:

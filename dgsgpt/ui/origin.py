@@ -121,6 +121,11 @@ def _problem(origin: Origin, known: RunConfig, config: RunConfig, message: str) 
     return {p: Problem(p, told, (Fix("Put back", fix_all),)) for p in paths if p in form.SETTINGS}
 
 
+def stem(origin: Origin | None) -> str:
+    """How the suggested name of the run begins; empty for one from scratch."""
+    return branch.name_stem(origin.run_id, origin.how) if origin else ""
+
+
 # ---------------------------------------------------------------- drawn
 def banner(origin: Origin | None) -> None:
     """What the run begins with, and which of the two ways; nothing for a run from scratch."""

@@ -143,10 +143,13 @@ class RunName:
     warning: str = ""
 
 
-def choose_name(typed: str, config: RunConfig | None, root: Path) -> RunName:
-    """A free, valid name: the typed one if it is, else the nearest free one; suggested when nothing was typed."""
+def choose_name(typed: str, config: RunConfig | None, root: Path, stem: str = "") -> RunName:
+    """A free, valid name: the typed one if it is, else the nearest free one; suggested when nothing was typed.
+
+    The suggestion begins with `stem`, or tells what the config is of.
+    """
     if not typed:
-        return RunName(suggest_run_id(root, name_for(config) if config else "run"))
+        return RunName(suggest_run_id(root, stem or (name_for(config) if config else "run")))
     try:
         check_run_id(typed)
     except RunError as e:

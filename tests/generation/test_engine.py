@@ -109,7 +109,7 @@ def test_a_long_prompt_is_read_in_parts_to_the_same_effect(monkeypatch: pytest.M
     gpt, tokenizer = tiny(block_size=64), CharTokenizer("".join(map(chr, range(32, 127))))
     rules = {"max_new_tokens": 20, "temperature": 0}
     whole = generate(gpt, tokenizer, "a long prompt, " * 4, **rules)
-    monkeypatch.setattr("dgsgpt.generation.engine._PREFILL_TOKENS", 7)
+    monkeypatch.setattr("dgsgpt.generation.context._PREFILL_TOKENS", 7)
     assert generate(gpt, tokenizer, "a long prompt, " * 4, **rules) == whole
 
 
