@@ -112,7 +112,8 @@ class ForeignTokenizer(Tokenizer):
         if self._unknown is not None and (ids == self._unknown).any():
             return True
         normalizer = self._backend.normalizer
-        kept = character if normalizer is None else normalizer.normalize_str(character)
+        with told_in_one_line():
+            kept = character if normalizer is None else normalizer.normalize_str(character)
         return bool(kept) and not b"".join(self._table[token] for token in ids.tolist())
 
     # ------------------------------------------------------------ ids to text

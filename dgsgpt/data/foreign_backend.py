@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from dgsgpt.data.foreign_bounds import check_growth, check_size
 from dgsgpt.data.foreign_regex import check_expressions
+from dgsgpt.data.text import shown
 from dgsgpt.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,7 +35,8 @@ def told_in_one_line() -> Iterator[None]:
 
 
 def _first_line(e: BaseException) -> str:
-    return (str(e).splitlines() or [type(e).__name__])[0][:160]
+    # What it quotes of a damaged file may hold control characters.
+    return shown((str(e).splitlines() or [type(e).__name__])[0][:160])
 
 
 def build_backend(description: Any) -> tokenizers.Tokenizer:
@@ -45,6 +49,7 @@ def build_backend(description: Any) -> tokenizers.Tokenizer:
 
     if not isinstance(description, dict) or not isinstance(description.get("model"), dict):
         raise ValueError("it is no tokenizer.json (an object with a model)")
+    check_size(description)
     check_expressions({key: value for key, value in description.items() if key not in ("model", "added_tokens")})
     try:
         with told_in_one_line():
@@ -57,6 +62,7 @@ def build_backend(description: Any) -> tokenizers.Tokenizer:
         if hasattr(backend.model, sampling):
             setattr(backend.model, sampling, None)
     backend.encode_special_tokens = True
+    check_growth(components(backend))
     _check_ids(backend, description)
     return backend
 
@@ -67,9 +73,18 @@ def _check_ids(backend: tokenizers.Tokenizer, description: dict[str, Any]) -> No
         raise ValueError("its vocabulary is empty")
     if max(names.values()) >= MAX_IDS:
         raise ValueError(f"its largest id {max(names.values()):,} is over the limit of {MAX_IDS - 1:,}")
+    if len(set(names.values())) < len(names):
+        first, second, token = _of_one_id(names)
+        raise ValueError(f"its tokens {first[:40]!r} and {second[:40]!r} have one id, {token}; each needs its own")
     for added in description.get("added_tokens") or []:
         if names.get(added["content"]) != added["id"]:
             raise ValueError(f"its added token {added['content'][:40]!r} has the id of another token, {added['id']}")
+
+
+def _of_one_id(names: dict[str, int]) -> tuple[str, str, int]:
+    """Two tokens that have the same id, and that id; there must be some."""
+    ordered = sorted(names, key=lambda name: (names[name], name))
+    return next((a, b, names[a]) for a, b in itertools.pairwise(ordered) if names[a] == names[b])
 
 
 def vocabulary(backend: tokenizers.Tokenizer) -> dict[str, int]:

@@ -15,7 +15,7 @@ from dgsgpt.data.foreign import ForeignTokenizer, split_expressions
 from dgsgpt.data.foreign_backend import build_backend, components, told_in_one_line, vocabulary
 from dgsgpt.data.foreign_regex import GPT2
 from dgsgpt.data.text import shown
-from dgsgpt.data.tokenizer import END_OF_TEXT, Tokenizer, read_object
+from dgsgpt.data.tokenizer import END_OF_TEXT, Tokenizer, one_line, read_object
 from dgsgpt.errors import DataError
 
 TOKENIZER_JSON, TOKENIZER_CONFIG, SPECIAL_TOKENS = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
@@ -38,7 +38,7 @@ def read_folder(path: Path) -> Tokenizer:
         bos, eos = _begin_of_text(description, names), _ends_of_text(folder, description, names)
         return build(description, bos, eos)
     except (KeyError, TypeError, ValueError, AttributeError) as e:
-        raise DataError(f"{shown(source)}: its tokenizer cannot be used: {e}") from None
+        raise DataError(f"{shown(source)}: its tokenizer cannot be used: {one_line(e)}") from None
 
 
 def _description(path: Path, folder: Path) -> tuple[dict[str, Any], Path]:
@@ -140,7 +140,7 @@ def _begin_of_text(description: dict[str, Any], names: dict[str, Any]) -> int | 
         name = _name(names.get("bos_token"))
         token: int | None = backend.token_to_id(name or "") if asked else None
         if asked and token is None:
-            raise ValueError(f"add_bos_token is true, but bos_token {name!r} is not in its vocabulary")
+            raise ValueError(f"add_bos_token is true, but bos_token {repr(name)[:60]} is not in its vocabulary")
         return token
     if backend.post_processor is None:
         return None
@@ -179,7 +179,7 @@ def _ends_of_text(folder: Path, description: dict[str, Any], names: dict[str, An
 def _as_ids(value: Any, source: Path) -> Iterator[int]:
     for token in value if isinstance(value, list) else [] if value is None else [value]:
         if type(token) is not int:
-            raise DataError(f"{shown(source)}: eos_token_id={str(value)[:60]} is neither an id nor a list of ids")
+            raise DataError(f"{shown(source)}: eos_token_id={repr(value)[:60]} is neither an id nor a list of ids")
         yield token
 
 

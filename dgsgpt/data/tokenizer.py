@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -207,11 +208,30 @@ def read_object(path: Path, remedy: str) -> Any:
             raise DataError(f"{shown(path)}: is too large for a tokenizer (over {MAX_TOKENIZER_BYTES:,} bytes)")
         if not path.is_file():
             raise DataError(f"{shown(path)}: is not a regular file; give the path of a tokenizer.json")
-        return json.loads(path.read_bytes())
+        return json.loads(path.read_bytes(), object_pairs_hook=_without_duplicates)
     except OSError as e:
         raise DataError(f"{shown(path)}: the tokenizer cannot be read: {e.strerror or e}") from None
+    except _DuplicateKeyError as e:
+        raise DataError(f"{shown(path)}: has the key {e} twice in one object; {remedy}") from None
     except (ValueError, RecursionError):
         raise DataError(f"{shown(path)}: is not a tokenizer file (damaged JSON); {remedy}") from None
+
+
+class _DuplicateKeyError(Exception):
+    """An object of a JSON text has a key twice; Python's reader would silently keep the last."""
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise _DuplicateKeyError(repr(twice[:40]))
+    return values
+
+
+def one_line(e: Exception) -> str:
+    """What an error says, for a one-line message: control characters are escaped, a long text is cut."""
+    return shown(str(e))
 
 
 def parse_envelope(envelope: Any, source: str) -> Tokenizer:
@@ -227,9 +247,8 @@ def parse_envelope(envelope: Any, source: str) -> Tokenizer:
     if not isinstance(envelope, dict) or set(envelope) != {"type", "version", "vocab", "specials", "sha256"}:
         raise DataError(f"{source}: is not a tokenizer file (it needs type, version, vocab, specials and sha256)")
     if envelope["version"] != ENVELOPE_VERSION:
-        raise DataError(
-            f"{source}: tokenizer version {envelope['version']!r} is not {ENVELOPE_VERSION}; it needs another dgsgpt"
-        )
+        version = repr(envelope["version"])[:40]
+        raise DataError(f"{source}: tokenizer version {version} is not {ENVELOPE_VERSION}; it needs another dgsgpt")
     readers: dict[str, Any] = {
         "byte": ByteTokenizer,
         "char": CharTokenizer,
@@ -239,14 +258,14 @@ def parse_envelope(envelope: Any, source: str) -> Tokenizer:
     }
     kind = envelope["type"]
     if not isinstance(kind, str) or kind not in readers:
-        raise DataError(f"{source}: unknown tokenizer type {kind!r}; known are {', '.join(readers)}")
+        raise DataError(f"{source}: unknown tokenizer type {repr(kind)[:40]}; known are {', '.join(readers)}")
     content = {key: envelope[key] for key in ("type", "version", "vocab", "specials")}
     if _hash(content) != envelope["sha256"]:
         raise DataError(f"{source}: the tokenizer is damaged (its sha256 does not match); {_AGAIN}")
     try:
         tokenizer: Tokenizer = readers[kind].from_vocab(kind, envelope["vocab"], envelope["specials"])
     except (KeyError, TypeError, ValueError) as e:
-        raise DataError(f"{source}: the {kind} tokenizer cannot be rebuilt: {e}") from None
+        raise DataError(f"{source}: the {kind} tokenizer cannot be rebuilt: {one_line(e)}") from None
     return tokenizer
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import math
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -11,13 +13,15 @@ from typing import Any
 
 import pytest
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from dgsgpt.config import TokenizerConfig
 from dgsgpt.data import corpora
 from dgsgpt.data.foreign import ForeignTokenizer
+from dgsgpt.data.foreign_backend import components, told_in_one_line
+from dgsgpt.data.foreign_bounds import MAX_GROWTH, _growth, check_growth, check_size
 from dgsgpt.data.foreign_regex import DIGIT, DIGITS, GPT2, LLAMA3, PUNCTUATION, QWEN2, THREE_DIGITS, check_expressions
 from dgsgpt.data.tokenizer import load_tokenizer, load_tokenizer_file, parse_envelope, train_tokenizer
 from dgsgpt.errors import DataError
@@ -362,3 +366,192 @@ def test_the_post_processor_adds_nothing() -> None:
         single=f"{BEGIN} $A {END}", special_tokens=[(BEGIN, 0), (END, 1)]
     )
     assert ForeignTokenizer(json.loads(made.to_str()), 0, [1]).encode("It was") == foreign("gpt2").encode("It was")
+
+
+# ---------------------------------------------------------------- bounds
+def replace(wanted: str, content: str, kind: str = "String") -> dict[str, Any]:
+    return {"type": "Replace", "pattern": {kind: wanted}, "content": content}
+
+
+def normalized(*steps: dict[str, Any]) -> dict[str, Any]:
+    return {**fuse(), "normalizer": {"type": "Sequence", "normalizers": list(steps)}}
+
+
+def split(*steps: dict[str, Any]) -> dict[str, Any]:
+    return {**fuse(), "pre_tokenizer": {"type": "Sequence", "pretokenizers": list(steps)}}
+
+
+def decoded(*steps: dict[str, Any]) -> dict[str, Any]:
+    return {**fuse(), "decoder": {"type": "Sequence", "decoders": [*steps, {"type": "Fuse"}]}}
+
+
+def template(**changes: Any) -> dict[str, Any]:
+    plain: dict[str, Any] = {"type": "TemplateProcessing", "single": [], "pair": [], "special_tokens": {}}
+    return {**fuse(), "post_processor": {**plain, **changes}}
+
+
+def charsmap(*texts: str) -> dict[str, Any]:
+    table = (1024).to_bytes(4, "little") + bytes(1024) + b"".join(text.encode() + b"\0" for text in texts)
+    return {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(table).decode()}
+
+
+def metaspace_step(sign: str) -> dict[str, Any]:
+    return {"type": "Metaspace", "replacement": sign, "prepend_scheme": "always", "split": True}
+
+
+PIECE = {"Sequence": {"id": "A", "type_id": 0}}
+MANY = {f"<{i}>": {"id": f"<{i}>", "ids": [0] * 1000, "tokens": ["a"] * 1000} for i in range(20_000)}
+EVERY = {"type": "Split", "pattern": {"Regex": "."}, "behavior": "Isolated", "invert": False}
+ENDLESS: dict[str, tuple[dict[str, Any], str]] = {
+    "long content eight times": (normalized(*[replace("a", "a" * 1000)] * 8), "content of 1,000 characters"),
+    "short content eight times": (normalized(*[replace("a", "aaaaaaaa")] * 8), "16,777,216 characters for one"),
+    "an expression that matches nothing": (normalized(*[replace("b*", "aaa", "Regex")] * 8), "characters for one"),
+    "fifty megabytes": (normalized(replace("a", "a" * 50_000_000)), "normalizer has a text of 50,000,000"),
+    "a step without its type": (normalized({"pattern": {"String": "a"}, "content": "a" * 9}), "content of 9"),
+    "a long beginning": (normalized({"type": "Prepend", "prepend": "a" * 1000}), "prepend of 1,000"),
+    "no pattern": (normalized(replace("", "a")), "looks for a text of 0"),
+    "no pattern to split at": (split({**EVERY, "pattern": {"String": ""}}), "looks for a text of 0"),
+    "many steps": (normalized(*[{"type": "NFC"}] * 65), "65 entries"),
+    "many steps in several lists": (
+        normalized(*[{"type": "Sequence", "normalizers": [{"type": "Nmt"}] * 9}] * 9),
+        "81",
+    ),
+    "signs before every character": (split(*[EVERY, metaspace_step("x"), EVERY, metaspace_step("y")] * 8), "65,536"),
+    "bytes of bytes": (split(*[{"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}] * 9), "for one"),
+    "a table of long texts": (normalized(charsmap("a" * 300)), "300 characters for one"),
+    "a table of very long texts": (normalized(charsmap("a" * (1 << 20))), "over 1,048,576"),
+    "a decoder that writes much": (decoded(replace("a", "b" * 1000)), "content of 1,000 characters"),
+    "fifty megabytes to decode": (decoded(replace("a", "b" * 50_000_000)), "decoder has a text"),
+    "a mark of words to decode": (decoded({"type": "BPEDecoder", "suffix": "w" * 99}), "suffix of 99"),
+    "many special tokens": (template(special_tokens=MANY), "20,000 entries"),
+    "many ids": (
+        template(special_tokens={"a": {"id": "a", "ids": [0] * 1000, "tokens": ["a"] * 1000}}),
+        "1,000 entries",
+    ),
+    "many pieces": (template(single=[PIECE] * 100_000), "100,000 entries"),
+    "many pieces of a pair": (template(pair=[PIECE] * 100_000), "100,000 entries"),
+    "many small lists": ({**fuse(), "post_processor": [[[0] * 60] * 60] * 60}, "more than 4,096 values"),
+    "a long name": ({**fuse(), "x" * 5000: None}, "5,000 characters"),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+@pytest.mark.timeout(20)
+def test_what_would_grow_a_text_or_take_long_to_build_is_refused_at_once(name: str) -> None:
+    description, why = ENDLESS[name]
+    started = time.monotonic()
+    with pytest.raises(ValueError, match=why) as caught:
+        ForeignTokenizer(description)
+    assert time.monotonic() - started < 2
+    assert len(str(caught.value)) < 200
+    assert str(caught.value).isprintable()
+
+
+STEPS = st.one_of(
+    st.sampled_from(["NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Nmt", "ByteLevel"]).map(
+        lambda kind: {"type": kind}
+    ),
+    st.builds(replace, st.sampled_from(["a", "b", "ab", " "]), st.text("ab \ufdfa", max_size=3)),
+    st.builds(
+        replace, st.sampled_from(["", "a*", "b?", "(?=a)", "a|", "."]), st.text("abc", max_size=2), st.just("Regex")
+    ),
+    st.builds(lambda text: {"type": "Prepend", "prepend": text}, st.text("ab", min_size=1, max_size=3)),
+    st.just({"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "lowercase": True}),
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(STEPS, max_size=3), st.text("ab \ufdfa\U0001d160\u1f82\u0130\u4e2d", max_size=12))
+def test_no_text_grows_by_more_than_was_judged(steps: list[dict[str, Any]], text: str) -> None:
+    made = tokenizers.Tokenizer.from_str(json.dumps(normalized(*steps)))
+    parts = components(made)
+    growth = math.prod(map(_growth, parts["normalizer"]))
+    try:
+        with told_in_one_line():
+            written = made.normalizer.normalize_str(text)
+    except DataError:  # the library gives up on some expressions that match nothing
+        reject()
+    assert len(written) <= growth * max(len(text), 1)
+    if growth <= MAX_GROWTH:
+        check_growth(parts)
+    else:
+        with pytest.raises(ValueError, match="for one of a text"):
+            check_growth(parts)
+
+
+NFC = {"type": "NFC"}
+BYTES = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+BYTES_AROUND = {"trim_offsets": True, "add_prefix_space": False}
+STRIP = {"type": "Strip", "strip_left": False, "strip_right": True}
+TO_SPACE = replace(" {2,}", "\u2581", "Regex")
+PUBLISHED_STEPS: dict[str, dict[str, Any]] = {
+    "llama2": normalized({"type": "Prepend", "prepend": "\u2581"}, replace(" ", "\u2581")),
+    "mistral": {**fuse(), "pre_tokenizer": metaspace_step("\u2581")},
+    "gemma": {**fuse(), "normalizer": replace(" ", "\u2581")},
+    "qwen": {**split(EVERY, BYTES), "normalizer": NFC},
+    "t5": {**normalized(charsmap("a" * 18), STRIP, TO_SPACE), "pre_tokenizer": metaspace_step("\u2581")},
+    "roberta": {
+        **fuse(),
+        "pre_tokenizer": BYTES,
+        "post_processor": {"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0], **BYTES_AROUND},
+    },
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED_STEPS)
+def test_steps_of_published_tokenizers_are_within_the_bounds(name: str) -> None:
+    description = PUBLISHED_STEPS[name]
+    check_size(description)
+    check_growth(components(tokenizers.Tokenizer.from_str(json.dumps(description))))
+
+
+# ---------------------------------------------------------------- the same twice, and what messages quote
+def test_two_tokens_of_one_id_are_named() -> None:
+    with pytest.raises(ValueError, match="'b' and 'c' have one id, 1"):
+        ForeignTokenizer(fuse(vocab={"a": 0, "b": 1, "c": 1}))
+    added = [{"id": 1, "content": content, "special": True, **FLAGS} for content in ("x", "y")]
+    with pytest.raises(ValueError, match="'y' has the id of another token, 1"):
+        ForeignTokenizer({**fuse(), "added_tokens": added})
+
+
+@pytest.mark.parametrize("kind", ["hugging face", "envelope"])
+def test_a_key_that_stands_twice_is_named(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    content = fuse() if kind == "hugging face" else envelope({"json": fuse(), "bos": None, "eos": []})
+    path.write_text(json.dumps(content).replace('"a": 0', '"a": 0, "b\\u001b": 1, "b\\u001b": 2'))
+    with pytest.raises(DataError, match=r"has the key 'b\\x1b' twice in one object") as caught:
+        load_tokenizer_file(path)
+    assert str(caught.value).isprintable()
+
+
+HOSTILE_WORD = "a \x1b[31m\n\u2028"
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        fuse(merges=[HOSTILE_WORD]),
+        fuse(unk_token=HOSTILE_WORD, type=HOSTILE_WORD),
+        {**fuse(), "normalizer": {"type": HOSTILE_WORD}},
+        {**fuse(), "added_tokens": [{"id": 7, "content": HOSTILE_WORD, "special": True, **FLAGS}]},
+        fuse(vocab={HOSTILE_WORD: 0, HOSTILE_WORD * 2: 0}),
+        {**fuse(), HOSTILE_WORD: [0] * 100},
+    ],
+)
+def test_messages_escape_control_characters(description: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(description))
+    with pytest.raises(DataError) as read:
+        load_tokenizer_file(path)
+    with pytest.raises(DataError) as parsed:
+        parse_envelope(envelope({"json": description, "bos": None, "eos": []}), "x")
+    assert str(read.value).isprintable()
+    assert str(parsed.value).isprintable()
+
+
+def test_a_damaged_id_that_ends_a_text_is_escaped(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(fuse()))
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": HOSTILE_WORD}))
+    with pytest.raises(DataError, match="neither an id nor a list") as caught:
+        load_tokenizer_file(tmp_path / "tokenizer.json")
+    assert str(caught.value).isprintable()

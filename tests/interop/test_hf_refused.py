@@ -45,7 +45,7 @@ def refused(folder: Path, match: str) -> str:
     [
         ({"model_type": "gemma2"}, "model_type='gemma2' is not supported; supported are gpt2, llama, mistral"),
         ({"model_type": None}, "model_type=None is not supported"),
-        ({"hidden_act": "gelu"}, "hidden_act='gelu' cannot be imported: for Qwen2 known are silu, swish"),
+        ({"hidden_act": "gelu"}, "hidden_act='gelu' cannot be imported: for Ministral known are silu, swish"),
         ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "rope_scaling.rope_type='dynamic'.*linear, yarn"),
         ({"rope_scaling": {"type": "longrope"}}, "rope_type='longrope'"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "truncate": False}}, "truncate=False"),
