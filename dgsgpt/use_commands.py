@@ -17,30 +17,135 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("checkpoint")
-@click.option("--prompt", required=True, help="Text to continue.")
+@click.option("--prompt", help="Text to continue.")
+@click.option(
+    "--prompts", type=click.Path(path_type=Path), metavar="FILE",
+    help='Continue many: one a line, or a .jsonl with "prompt" in each object. Writes JSON lines.',
+)  # fmt: skip
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE", help="Where --prompts writes (default: stdout)."
+)
 @click.option("--max-new-tokens", default=200, show_default=True)
-@click.option("--temperature", default=0.8, show_default=True, help="0 always takes the likeliest token.")
+@click.option("--preset", metavar="NAME", help="precise, balanced or creative; other options change single settings.")
+@click.option("--temperature", type=float, help="0 always takes the likeliest token.  [default: 0.8]")
 @click.option("--top-k", type=int, help="Choose among the k likeliest tokens.")
 @click.option("--top-p", type=float, help="Choose among the likeliest tokens that hold this share of probability.")
-@click.option("--seed", type=int, help="Same seed, same text.")
+@click.option("--min-p", type=float, help="Choose among tokens at least this share as likely as the likeliest.")
+@click.option("--repetition-penalty", type=float, help="Above 1, tokens that were there already become less likely.")
+@click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be given several times.")
+@click.option("--seed", type=int, help="Same seed, same text; sample n has the seed plus n - 1.")
+@click.option("--samples", type=int, help="Texts for each prompt.  [default: 1]")
+@click.option("--batch-size", default=32, show_default=True, help="Texts written at once; fewer need less memory.")
+@click.option("--beams", type=int, help="Search for the likeliest texts with so many beams instead of drawing.")
+@click.option("--length-penalty", type=float, help="With --beams: above 0 longer texts, below shorter.  [default: 1.0]")
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
 @json_option
 @runs_dir_option
-def sample(root: Path, checkpoint: str, prompt: str, device: str, as_json: bool, **sampling: Any) -> None:
-    """Continue a prompt with CHECKPOINT (a directory, RUN or RUN@STEP)."""
-    from dgsgpt.checkpoint import find_checkpoint, load_checkpoint
-    from dgsgpt.generation import stream
+def sample(root: Path, checkpoint: str, device: str, **settings: Any) -> None:
+    """Continue a prompt with CHECKPOINT (a directory, RUN or RUN@STEP).
 
+    Rules apply in this order: repetition penalty, temperature, top-k, top-p, min-p.
+    """
+    _check_sample(settings)
+    from dgsgpt.checkpoint import find_checkpoint, load_checkpoint
+    from dgsgpt.generation import preset
+
+    given = preset(settings["preset"]) if settings["preset"] is not None else {}
+    rules = {"max_new_tokens": settings["max_new_tokens"], "stop": settings["stop"], **given}
+    rules |= {name: settings[name] for name in (*_RULES, "seed") if settings[name] is not None}
     opened = load_checkpoint(find_checkpoint(checkpoint, root), device)
-    pieces = stream(opened.model, opened.tokenizer, prompt, **sampling)
+    if settings["prompts"] is not None:
+        _sample_file(opened, settings, rules)
+    elif settings["beams"] is not None or settings["samples"] is not None:
+        _sample_several(opened, settings, rules)
+    else:
+        _sample_one(opened, settings["prompt"], settings["as_json"], rules)
+
+
+_RULES = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+
+
+def _check_sample(settings: dict[str, Any]) -> None:
+    """Refuse options that do not go together."""
+
+    def named(*names: str) -> str:
+        return ", ".join(f"--{name.replace('_', '-')}" for name in names if settings[name] not in (None, ()))
+
+    if (settings["prompt"] is None) == (settings["prompts"] is None):
+        raise click.UsageError("give either --prompt TEXT or --prompts FILE")
+    if settings["out"] is not None and settings["prompts"] is None:
+        raise click.UsageError("--out is where --prompts writes; give --prompts FILE")
+    drawn = named(*_RULES, "preset", "seed", "samples", "stop", "prompts")
+    if settings["beams"] is not None and drawn:
+        raise click.UsageError(f"--beams draws nothing and does not go with {drawn}")
+    if settings["beams"] is None and settings["length_penalty"] is not None:
+        raise click.UsageError("--length-penalty is for --beams; give --beams N")
+
+
+def _sample_one(opened: Checkpoint, prompt: str, as_json: bool, rules: dict[str, Any]) -> None:
+    from dgsgpt.generation import stream
+    from dgsgpt.generation.orders import tell_text
+
+    pieces = stream(opened.model, opened.tokenizer, prompt, **rules)
+    _tell_cropped(pieces.stats.cropped, opened)
     if as_json:
-        text = "".join(pieces)
-        print_json({"text": text, "tokens": pieces.stats.tokens, "tokens_per_s": pieces.stats.tokens_per_s})
+        print_json(tell_text(pieces))
         return
     click.echo(prompt, nl=False)
     for piece in pieces:
         click.echo(piece, nl=False)
     click.echo()
+
+
+def _tell_cropped(tokens: int, opened: Checkpoint) -> None:
+    if tokens:
+        size = opened.model.config.block_size
+        click.echo(f"note: the prompt's first {tokens:,} tokens do not fit the context of {size:,}", err=True)
+
+
+def _sample_several(opened: Checkpoint, settings: dict[str, Any], rules: dict[str, Any]) -> None:
+    """Several texts of one prompt: samples, or the best of a beam search."""
+    from dgsgpt import console
+    from dgsgpt.generation import BeamSettings
+    from dgsgpt.generation.orders import tell_beams, tell_samples
+
+    prompt, penalty = settings["prompt"], settings["length_penalty"]
+    with console.progress(quiet=settings["as_json"]) as report:
+        if settings["beams"] is not None:
+            beams = BeamSettings(settings["beams"], rules["max_new_tokens"], 1.0 if penalty is None else penalty)
+            told, cropped = tell_beams(opened, prompt, beams, report)
+        else:
+            told, cropped = tell_samples(opened, prompt, settings["samples"], settings["batch_size"], rules, report)
+    _tell_cropped(cropped, opened)
+    if settings["as_json"]:
+        print_json(told)
+        return
+    for number, one in enumerate(told.get("beams", ()), 1):
+        click.echo(f"--- beam {number}, score {one['score']:.4f}\n{prompt}{one['text']}")
+    for number, one in enumerate(told.get("samples", ()), 1):
+        click.echo(f"--- sample {number}, seed {one['seed']}\n{prompt}{one['text']}")
+
+
+def _sample_file(opened: Checkpoint, settings: dict[str, Any], rules: dict[str, Any]) -> None:
+    from dgsgpt import console
+    from dgsgpt.generation import write_batch
+    from dgsgpt.generation.prompts import in_order, open_lines, read_prompts, to_record
+
+    prompts = read_prompts(settings["prompts"])
+    cropped = 0
+    with console.progress(quiet=settings["as_json"]) as report:
+        found = write_batch(
+            opened.model, opened.tokenizer, prompts, samples=1 if settings["samples"] is None else settings["samples"],
+            batch_size=settings["batch_size"], on_progress=lambda share, tokens: report(f"{tokens:,} tokens", share),
+            **rules,
+        )  # fmt: skip
+        with open_lines(settings["out"]) as write:  # not before the prompts are known to be of use
+            for result in in_order(found):
+                cropped += result.stats.cropped > 0
+                write(to_record(result, prompts[result.prompt]))
+    if cropped:
+        size = opened.model.config.block_size
+        click.echo(f"note: {cropped:,} texts have prompts longer than the context of {size:,} tokens", err=True)
 
 
 @click.command("eval")

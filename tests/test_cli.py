@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -59,7 +60,7 @@ def test_the_whole_journey(config_file: Path, runs_dir: Path, tiny_text: Path) -
     assert as_json("checkpoints") == listed
 
     first = as_json("sample", "a", "--prompt", "the cat", "--max-new-tokens", 20, "--seed", 1)
-    assert set(first) == {"text", "tokens", "tokens_per_s"}
+    assert set(first) == {"text", "tokens", "tokens_per_s", "first_token_s"}
     assert first["tokens"] <= 20
     assert (
         as_json("sample", "a@30", "--prompt", "the cat", "--max-new-tokens", 20, "--seed", 1)["text"] == first["text"]
@@ -399,6 +400,128 @@ def test_a_users_error_is_one_line_and_exit_code_2(
     assert result.stderr.startswith("error: ")
     assert len(result.stderr.splitlines()) == 1
     assert not runs_dir.exists() or list(runs_dir.iterdir()) == []
+
+
+# ---------------------------------------------------------------- sample
+@pytest.fixture
+def letters(make_config: Make, runs_dir: Path) -> str:
+    """A checkpoint whose tokenizer knows only a few characters."""
+    run = create_run(runs_dir, make_config(), run_id="letters")
+    checkpoint_factory.save(run, 5, characters=" abcdef")
+    return "letters"
+
+
+def sample(*arguments: object) -> Any:
+    result = CliRunner().invoke(main, ["sample", *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def test_samples_are_what_each_seed_gives_alone(letters: str) -> None:
+    rules = ["--prompt", "abc", "--max-new-tokens", 12, "--preset", "creative", "--top-k", 5, "--stop", "ff"]
+    told = json.loads(sample(letters, *rules, "--seed", 4, "--samples", 3, "--json").stdout)
+    assert set(told) == {"text", "tokens", "tokens_per_s", "first_token_s", "samples"}
+    assert [one["seed"] for one in told["samples"]] == [4, 5, 6]
+    assert told["tokens"] == sum(one["tokens"] for one in told["samples"])
+    for one in told["samples"]:
+        alone = json.loads(sample(letters, *rules, "--seed", one["seed"], "--json").stdout)
+        assert set(alone) == {"text", "tokens", "tokens_per_s", "first_token_s"}
+        assert alone["text"] == one["text"]
+    shown = sample(letters, *rules, "--seed", 4, "--samples", 3).stdout
+    assert shown == "".join(
+        f"--- sample {n}, seed {one['seed']}\nabc{one['text']}\n" for n, one in enumerate(told["samples"], 1)
+    )
+
+
+def test_an_option_changes_one_setting_of_a_preset(letters: str) -> None:
+    greedy = sample(letters, "--prompt", "abc", "--max-new-tokens", 12, "--temperature", 0).stdout
+    rules = ["--prompt", "abc", "--max-new-tokens", 12, "--preset", "precise"]
+    assert sample(letters, *rules, "--temperature", 0, "--seed", 1).stdout == greedy
+    assert sample(letters, *rules, "--temperature", 50, "--seed", 1).stdout != greedy
+
+
+def test_beams_are_listed_with_their_scores(letters: str) -> None:
+    rules = ["--prompt", "abc", "--max-new-tokens", 6, "--beams", 3, "--length-penalty", 0.5]
+    told = json.loads(sample(letters, *rules, "--json").stdout)
+    assert set(told) == {"text", "tokens", "tokens_per_s", "first_token_s", "beams"}
+    scores = [beam["score"] for beam in told["beams"]]
+    assert scores == sorted(scores, reverse=True)
+    assert len({beam["text"] for beam in told["beams"]}) == 3
+    assert told["text"] == told["beams"][0]["text"]
+    assert told["beams"][0]["score"] == pytest.approx(told["beams"][0]["logprob"] / 6**0.5)
+    shown = sample(letters, *rules).stdout
+    assert f"--- beam 1, score {scores[0]:.4f}\nabc{told['text']}\n" in shown
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl"])
+def test_a_file_of_prompts_is_written_as_json_lines_in_its_order(letters: str, kind: str, tmp_path: Path) -> None:
+    prompts = ["abc", "f", "abcd", "abcdef" * 40]
+    file, out = tmp_path / f"prompts.{kind}", tmp_path / "out.jsonl"
+    lines = prompts if kind == "txt" else [json.dumps({"prompt": prompt, "id": 1}) for prompt in prompts]
+    file.write_text("\ufeff" + "\n\n".join(lines) + "\n", encoding="utf-8")
+    rules = [letters, "--max-new-tokens", 9, "--seed", 3]
+    result = sample(*rules, "--prompts", file, "--batch-size", 2, "--samples", 2)
+    records = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [one["prompt"] for one in records] == [prompt for prompt in prompts for _ in range(2)]
+    assert [one["seed"] for one in records] == list(range(3, 11))
+    for one in records:
+        alone = json.loads(sample(*rules[:3], "--seed", one["seed"], "--prompt", one["prompt"], "--json").stdout)
+        assert one["text"] == alone["text"]
+    assert records[-1]["cropped"] > 0
+    assert "2 texts have prompts longer than the context" in result.stderr
+    written = sample(*rules, "--prompts", file, "--out", out, "--samples", 2)
+    assert written.stdout == ""
+    assert [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()] == records
+    again = CliRunner().invoke(main, ["sample", letters, "--prompts", str(file), "--out", str(out)])
+    assert again.exit_code == 2
+    assert "out.jsonl: exists; give another name" in again.stderr
+    assert len(out.read_text(encoding="utf-8").splitlines()) == 8
+
+
+def test_a_prompt_longer_than_the_context_is_said(letters: str) -> None:
+    result = sample(letters, "--prompt", "abcdef" * 100, "--max-new-tokens", 2, "--seed", 1)
+    assert re.search(r"note: the prompt's first \d+ tokens do not fit the context of \d+", result.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give either --prompt TEXT or --prompts FILE"),
+        (["--prompt", "a", "--prompts", "FILE"], "give either"),
+        (["--prompt", "a", "--out", "OUT"], "--out is where --prompts writes"),
+        (["--prompt", "a", "--beams", "3", "--top-k", "2", "--stop", "b"], "does not go with --top-k, --stop"),
+        (["--prompts", "FILE", "--beams", "3"], "does not go with --prompts"),
+        (["--prompt", "a", "--length-penalty", "1"], "--length-penalty is for --beams"),
+        (["--prompt", "a", "--preset", "precize"], "did you mean precise?"),
+        (["--prompt", "a", "--min-p", "2"], "min_p=2.0 must be from 0"),
+        (["--prompt", "a", "--repetition-penalty", "0"], "repetition_penalty=0.0"),
+        (["--prompt", "a", "--samples", "0"], "samples=0"),
+        (["--prompt", "a", "--beams", "0"], "n_beams=0"),
+        (["--prompt", "axb"], "'x'"),
+        (["--prompt", ""], "the prompt is empty"),
+        (["--prompts", "FILE"], "prompt 2 of 2"),
+        (["--prompts", "FILE", "--out", "OUT"], "prompt 2 of 2"),
+        (["--prompts", "EMPTY"], "holds no prompt"),
+        (["--prompts", "BINARY"], "is not UTF-8 at byte 128"),
+        (["--prompts", "FOLDER"], "is not a file"),
+        (["--prompts", "WRONG"], "line 2 must be a JSON object"),
+    ],
+)
+def test_a_sample_that_cannot_be_written_is_one_line(
+    arguments: list[str], message: str, letters: str, tmp_path: Path
+) -> None:
+    contents = {"FILE": b"abc\nabz\n", "EMPTY": b" \n\n", "BINARY": bytes(range(256)), "WRONG": b'{"prompt": "a"}\n[1]'}
+    places = {name: tmp_path / (name + (".jsonl" if name == "WRONG" else ".txt")) for name in contents}
+    for name, content in contents.items():
+        places[name].write_bytes(content)
+    places |= {"OUT": tmp_path / "out.jsonl", "FOLDER": tmp_path}
+    given = [str(places.get(argument, argument)) for argument in arguments]
+    result = CliRunner().invoke(main, ["sample", letters, *given])
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+    assert result.stdout == ""
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_a_taken_port_is_said() -> None:

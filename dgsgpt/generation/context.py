@@ -83,18 +83,19 @@ def anchored(read: list[int], new: list[int], block_size: int, lead: list[int]) 
 
 
 class Contexts:
-    """Contexts of equal length, read together in one cache of `block_size` tokens that is re-anchored when full.
+    """Contexts of equal length, read together in one cache, re-anchored when they have `block_size` tokens.
 
-    The rows B may change between reads: `select` keeps some or repeats them, `join` adds others that are as long.
+    `room` is the most tokens that a row will have, if that is less. The rows B may change between reads: `select` keeps
+    some or repeats them, `join` adds others that are as long.
     """
 
-    def __init__(self, model: GPT, lead: list[int], rows: int) -> None:
+    def __init__(self, model: GPT, lead: list[int], rows: int, room: int | None = None) -> None:
         self._model = model
         self._size = model.config.block_size
         self._lead = lead
         self._device = next(model.parameters()).device
         self._ids: list[list[int]] = [[] for _ in range(rows)]
-        self._cache = model.make_cache(rows, self._size)
+        self._cache = model.make_cache(rows, min(self._size, room or self._size))
 
     def __len__(self) -> int:
         return len(self._ids)

@@ -50,11 +50,11 @@ class Sampling:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        _whole("max_new_tokens", self.max_new_tokens, 1, 10_000_000)
+        check_whole("max_new_tokens", self.max_new_tokens, 1, 10_000_000)
         if not _is_number(self.temperature) or not 0 <= self.temperature <= 100:
             raise DgsgptError(f"temperature={self.temperature!r} must be from 0 (always the likeliest token) to 100")
         if self.top_k is not None:
-            _whole("top_k", self.top_k, 1, None)
+            check_whole("top_k", self.top_k, 1, None)
         if self.top_p is not None and (not _is_number(self.top_p) or not 0 < self.top_p <= 1):
             raise DgsgptError(f"top_p={self.top_p!r} must be greater than 0 and at most 1; 1 keeps all tokens")
         if self.min_p is not None and (not _is_number(self.min_p) or not 0 <= self.min_p <= 1):
@@ -64,7 +64,7 @@ class Sampling:
                 f"repetition_penalty={self.repetition_penalty!r} must be from 0.01 to 100; 1 changes nothing"
             )
         if self.seed is not None:
-            _whole("seed", self.seed, 0, 2**63 - 1)
+            check_whole("seed", self.seed, 0, 2**63 - 1)
         if not all(isinstance(text, str) and text for text in self.stops):
             raise DgsgptError(f"stop={self.stop!r} must be a text or texts that are not empty")
 
@@ -124,14 +124,29 @@ def gumbel_noise(count: int, generator: torch.Generator | None = None) -> Tensor
     return -torch.log(-torch.log(u.clamp_(min=_LEAST_UNIFORM)))
 
 
+def check_number(name: str, value: object, least: float, most: float) -> None:
+    """Refuse what is no finite number from `least` to `most`.
+
+    Raises:
+        DgsgptError: it is refused, by its name.
+    """
+    if not _is_number(value) or not least <= float(value) <= most:  # type: ignore[arg-type]
+        raise DgsgptError(f"{name}={value!r} must be a number from {least} to {most}")
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _whole(name: str, value: object, least: int, most: int | None) -> None:
+def check_whole(name: str, value: object, least: int, most: int | None) -> None:
+    """Refuse what is no whole number from `least` to `most`, None being no upper bound.
+
+    Raises:
+        DgsgptError: it is refused, by its name.
+    """
     if not isinstance(value, int) or isinstance(value, bool) or value < least or (most is not None and value > most):
         upto = f" and at most {most:,}" if most is not None else ""
         raise DgsgptError(f"{name}={value!r} must be a whole number of at least {least}{upto}")
 
 
-__all__ = ["Sampling", "filter_logits", "gumbel_noise", "sample_token"]
+__all__ = ["Sampling", "check_number", "check_whole", "filter_logits", "gumbel_noise", "sample_token"]

