@@ -162,6 +162,7 @@ def _sample_file(opened: Checkpoint, settings: dict[str, Any], rules: dict[str, 
     help="Begin a window every so many tokens, so that each token has at least context - stride before it: nearer to "
     "what the model can do, and context / stride times the work (default: the context; 1 is exact).",
 )  # fmt: skip
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Judge that many tokens at most, spread over the text.")
 @click.option(
     "--rope-scaling",
     type=click.Choice(["linear", "yarn", "llama3"]),
@@ -195,7 +196,7 @@ def evaluate(
 
 def _evaluate(
     root: Path, checkpoint: str, text: Path | None, corpus: str | None, *, context: int | None, stride: int | None,
-    rope_scaling: str | None, device: str, details: bool, keep: bool, as_json: bool,
+    max_tokens: int | None, rope_scaling: str | None, device: str, details: bool, keep: bool, as_json: bool,
 ) -> None:  # fmt: skip
     from dgsgpt import console
     from dgsgpt.checkpoint import find_checkpoint, load_checkpoint
@@ -213,13 +214,16 @@ def _evaluate(
     times = "" if step == window else f", reading it {window / step:.3g} times"
     with console.progress(quiet=as_json) as report:
         result = evaluate_fully(
-            model, opened.tokenizer, content, context=window, stride=step, device=device, frequencies=frequencies,
-            document_separator=separator,
+            model, opened.tokenizer, content, context=window, stride=step, max_tokens=max_tokens, device=device,
+            frequencies=frequencies, document_separator=separator,
             on_batch=lambda done, total: report(f"evaluating {what}{times}", done / total),
         )  # fmt: skip
     said = ""
     if keep:
-        given = {"text": text, "corpus": corpus, "context": context, "stride": stride, "rope-scaling": rope_scaling}
+        given = {
+            "text": text, "corpus": corpus, "context": context, "stride": stride, "max-tokens": max_tokens,
+            "rope-scaling": rope_scaling,
+        }  # fmt: skip
         words = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
         how = {"document_separator": separator, "rope_scaling": rope_scaling}
         said = _keep(opened, result, what, how, ["dgsgpt", "eval", checkpoint, *words])

@@ -48,6 +48,7 @@ NO_TORCH += [
     "annotations",
     "catalog_commands",
     "console",
+    "evaluation.kept",
     "lineage",
     "trash",
     "train.schedule",

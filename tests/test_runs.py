@@ -149,12 +149,12 @@ def test_an_unwritable_place_is_one_line(tmp_path: Path) -> None:
         create_run(tmp_path / "file" / "runs", CONFIG)
 
 
-def test_a_full_disk_leaves_no_half_run(runs_dir: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_no_half_run(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
         patched.setattr("dgsgpt.runs.files.write_atomic", full)
         with pytest.raises(RunError, match="No space left on device"):
-            create_run(runs_dir, make_config(), "a")
-    assert create_run(runs_dir, make_config(), "a").id == "a"
+            create_run(runs_dir, CONFIG, "a")
+    assert create_run(runs_dir, CONFIG, "a").id == "a"

@@ -102,7 +102,8 @@ def prepare_form() -> None:
         kind = str(
             st.segmented_control(
                 "Tokenizer", [k for k in _KINDS if k != "hf"], default="bpe", required=True,
-                format_func=_KINDS.__getitem__, key="data_kind", persist_state="session", help=form.SETTINGS["data.tokenizer.kind"].help,
+                format_func=_KINDS.__getitem__, key="data_kind", persist_state="session",
+                help=form.SETTINGS["data.tokenizer.kind"].help,
             )
         )  # fmt: skip
     with st.container(horizontal=True, gap="small", wrap=False):
