@@ -15,7 +15,7 @@ run: $(VENV)/.run
 
 test: $(VENV)/.test
 	scripts/install-browser
-	$(BIN)/python -m pytest -m "not gpu" --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not gpu" --numprocesses logical --maxprocesses 4 --dist loadfile
 
 gpu: $(VENV)/.test
 	$(BIN)/python -m pytest -m gpu

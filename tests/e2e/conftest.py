@@ -26,6 +26,8 @@ REQUIRED = os.environ.get("DGSGPT_REQUIRE_BROWSER") == "1"
 SERVER_FLAGS = ["--server.headless=true", "--server.fileWatcherType=none"]
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 # A deep link asks for these below its own path first, and then at the root (streamlit's own frontend does).
+expect.set_options(timeout=60_000)  # a busy machine is slow, not wrong
+
 _PROBES = re.compile(r"/[a-z]+/_stcore/(health|host-config)$")
 
 
@@ -174,7 +176,7 @@ def open_page(browser: Browser, width: int = 1440, height: int = 1000, scheme: s
     """A new page in its own context, and what watches it."""
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)  # type: ignore[arg-type]
     page = context.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)
     return page, Watch(page)
 
 
@@ -196,8 +198,8 @@ def page(browser: Browser) -> Iterator[Page]:
 
 def idle(page: Page) -> None:
     """Wait until the script of the page has run, and the browser has loaded what draws each element."""
-    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning", timeout=30_000)
-    expect(page.get_by_test_id("stSkeleton")).to_have_count(0, timeout=30_000)
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning", timeout=120_000)
+    expect(page.get_by_test_id("stSkeleton")).to_have_count(0, timeout=120_000)
 
 
 def visit(page: Page, address: str) -> None:
