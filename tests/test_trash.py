@@ -83,8 +83,12 @@ def test_the_latest_of_a_name_is_meant(run: Run, runs_dir: Path) -> None:
 def test_a_checkpoint_that_still_opens_after_the_journey(runs_dir: Path) -> None:
     run = make_run(runs_dir, "a", step=20)
     path = save(run, 10)
-    trash.restore(runs_dir, trash.move_to_trash(runs_dir, run, path.name))
+    before = {file.name: ck.hash_file(file) for file in path.iterdir()}
+    item = trash.move_to_trash(runs_dir, run, path.name)
+    assert not path.exists()
+    trash.restore(runs_dir, item)
     ck.verify(path)
+    assert {file.name: ck.hash_file(file) for file in path.iterdir()} == before
 
 
 # ---------------------------------------------------------------- refused

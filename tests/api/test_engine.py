@@ -17,7 +17,7 @@ import pytest
 from dgsgpt.checkpoint import Checkpoint
 from tests.api.conftest import Live, wait_until
 
-FOREVER = 100_000
+FOREVER = 1_000_000  # minutes even for a tiny model: whatever ends sooner was stopped
 
 
 def request(port: int, **fields: Any) -> socket.socket:
@@ -70,8 +70,8 @@ def test_a_client_that_leaves_ends_its_generation(
             wait_until(lambda: caches() > 0)
         assert not live.engine.idle
         connection.close()
-        wait_until(lambda: live.engine.idle, 5)
-        wait_until(lambda: caches() == 0, 5)
+        wait_until(lambda: live.engine.idle, 30)
+        wait_until(lambda: caches() == 0, 30)
     wait_until(lambda: bool(caplog.messages))
     (line,) = caplog.messages
     assert "the client left" in line
@@ -87,7 +87,8 @@ def test_a_client_leaves_while_the_model_writes_nothing_to_show(
     connection = request(live.port, max_tokens=FOREVER, stream=True)
     wait_until(lambda: not live.engine.idle)
     connection.close()
-    wait_until(lambda: live.engine.idle, 5)
+    wait_until(lambda: live.engine.idle, 30)
+    assert live.engine.idle
 
 
 def test_one_at_a_time_and_no_more_wait_than_may(live: Live) -> None:
