@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from dgsgpt.launch import start_demo
-from dgsgpt.ui import atoms, checkpoint_pickers, run_cards, state
+from dgsgpt.ui import atoms, checkpoint_pickers, playground_panels, run_cards, state
 from dgsgpt.ui import checkpoint_table as table
 from dgsgpt.ui import playground_view as view
 from dgsgpt.ui.app import page_file
@@ -114,12 +114,12 @@ def main() -> None:
     outputs = begin(picked, prompt) if asked else st.session_state.get("pg_outputs", [])
     if not outputs:
         atoms.note("What the model writes appears here. Stop keeps what is written so far.")
-        return
-    drawers = cards(outputs)
+    drawers = cards(outputs) if outputs else []
     if asked:
         for entry, output, draw in zip(picked, outputs, drawers, strict=True):
             view.write(entry, output, draw)
         st.rerun()
+    playground_panels.draw(view.Shown(picked, prompt, outputs))
 
 
 main()

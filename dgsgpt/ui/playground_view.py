@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -154,6 +154,15 @@ class Output:
             lost = fmt.plural(stats.cropped, "token")
             parts.append(f"the first {lost} of the prompt did not fit the context of {fmt.number(self.block_size)}")
         return " · ".join(parts)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the page shows: the checkpoints chosen, the prompt as it stands, and what was written last."""
+
+    picked: Sequence[Entry]
+    prompt: str
+    outputs: Sequence[Output]
 
 
 def write(entry: Entry, output: Output, draw: Callable[[], None]) -> None:
