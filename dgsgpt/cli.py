@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dgsgpt import __version__, catalog_commands, exchange_commands, serve_command, use_commands
+from dgsgpt import __version__, catalog_commands, exchange_commands, queue_command, serve_command, use_commands
 from dgsgpt.bench_command import bench
 from dgsgpt.cli_options import json_option, print_json, runs_dir_option, set_option
 from dgsgpt.compare_command import compare
@@ -68,6 +68,9 @@ def dashboard(root: Path, port: int, demo: bool, open_browser: bool | None) -> N
 
 
 # ---------------------------------------------------------------- training
+queue_option = click.option("--queue", is_flag=True, help="Start it after the runs before it; see `dgsgpt queue`.")
+
+
 @main.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option(
@@ -79,11 +82,12 @@ def dashboard(root: Path, port: int, demo: bool, open_browser: bool | None) -> N
 @set_option
 @click.option("--run-id", help="Name of the run (default: made from the config).")
 @click.option("--detach", is_flag=True, help="Start in the background and return.")
+@queue_option
 @json_option
 @runs_dir_option
 def train(
     root: Path, config: Path, origin: str | None, overrides: tuple[str, ...], run_id: str | None, detach: bool,
-    as_json: bool,
+    queue: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Train the model that the YAML file CONFIG describes, or fine-tune another one by its recipe."""
     from dgsgpt.branch import base_config, begin_from
@@ -99,7 +103,7 @@ def train(
     else:
         path = find_checkpoint(origin, root)
         run = begin_from(root, path, resolve(base_config(path, load_config(config), overrides)), run_id, command)
-    _go(run, detach, as_json)
+    _go(run, detach, as_json, queue)
 
 
 @main.command()
@@ -107,18 +111,20 @@ def train(
 @set_option
 @click.option("--run-id", help="Name of the run (default: made from that of the checkpoint).")
 @click.option("--detach", is_flag=True, help="Start in the background and return.")
+@queue_option
 @json_option
 @runs_dir_option
 def fork(
-    root: Path, checkpoint: str, overrides: tuple[str, ...], run_id: str | None, detach: bool, as_json: bool
-) -> None:
+    root: Path, checkpoint: str, overrides: tuple[str, ...], run_id: str | None, detach: bool, queue: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Go on from CHECKPOINT (RUN, RUN@STEP or a directory) in a new run, optimizer and all, with settings changed."""
     from dgsgpt import branch
     from dgsgpt.checkpoint import find_checkpoint
 
     path = find_checkpoint(checkpoint, root)
     command = ["dgsgpt", "fork", checkpoint, *(word for o in overrides for word in ("--set", o))]
-    _go(branch.fork(root, path, branch.fork_config(path, overrides), run_id, command), detach, as_json)
+    _go(branch.fork(root, path, branch.fork_config(path, overrides), run_id, command), detach, as_json, queue)
 
 
 @main.command()
@@ -144,10 +150,17 @@ def resume(root: Path, run: str, detach: bool, overrides: tuple[str, ...], force
     _go(launch.change_recipe(found, overrides, force), detach, as_json)
 
 
-def _go(run: Any, detach: bool, as_json: bool) -> None:
+def _go(run: Any, detach: bool, as_json: bool, queue: bool = False) -> None:
     from dgsgpt import console, launch
 
-    if detach:
+    if queue:
+        from dgsgpt.run_queue import enqueue
+
+        place = enqueue(run)
+        if not as_json:
+            click.echo(f"{run.id} is number {place} in the queue; `dgsgpt queue` shows it")
+        code = 0
+    elif detach:
         launch.start_run(run)
         if not as_json:
             click.echo(
@@ -344,6 +357,7 @@ for _command in (
     *exchange_commands.COMMANDS,
     *use_commands.COMMANDS,
     *serve_command.COMMANDS,
+    *queue_command.COMMANDS,
     compare,
     bench,
 ):
