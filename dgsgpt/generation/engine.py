@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -25,7 +25,8 @@ from dgsgpt.generation.context import (
     context_lead,
     prepare_prompt,
 )
-from dgsgpt.generation.sampling import Sampling, sample_token
+from dgsgpt.generation.resume import context_after
+from dgsgpt.generation.sampling import Sampling, gumbel_noise, sample_token
 from dgsgpt.generation.text import TextBuffer
 
 if TYPE_CHECKING:
@@ -101,8 +102,13 @@ def generate(model: GPT, tokenizer: Tokenizer, prompt: str, **sampling: Any) -> 
     return "".join(stream(model, tokenizer, prompt, **sampling))
 
 
-def stream(model: GPT, tokenizer: Tokenizer, prompt: str, **sampling: Any) -> TextStream:
+def stream(
+    model: GPT, tokenizer: Tokenizer, prompt: str, *, written: Sequence[int] = (), **sampling: Any
+) -> TextStream:
     """The continuation of `prompt` in pieces, as it is written; keywords as in `Sampling`.
+
+    `written` are new tokens that are there already: the first piece is their text, and the stream goes on after them
+    as one that wrote them itself with this seed. `max_new_tokens` and `.stats` count what follows.
 
     The same model, prompt and seed give the same text. Ids that the tokenizer does not have are never drawn, though
     the model may have rows for them. The model is in evaluation mode while the stream is open.
@@ -115,16 +121,21 @@ def stream(model: GPT, tokenizer: Tokenizer, prompt: str, **sampling: Any) -> Te
     ready = prepare_prompt(tokenizer, prompt, model.config.block_size)
     seed = rules.seed if rules.seed is not None else secrets.randbits(63)
     stats = Stats(prompt_tokens=len(ready.ids), cropped=ready.cropped, seed=seed)
-    return TextStream(_pieces(model, tokenizer, ready.ids, rules, stats), stats)
+    return TextStream(_pieces(model, tokenizer, ready.ids, list(written), rules, stats), stats)
 
 
-def _pieces(model: GPT, tokenizer: Tokenizer, ids: list[int], rules: Sampling, stats: Stats) -> Generator[str]:
+def _pieces(
+    model: GPT, tokenizer: Tokenizer, ids: list[int], written: list[int], rules: Sampling, stats: Stats
+) -> Generator[str]:
     started = time.perf_counter()
     was_training = model.training
     model.eval()
     text = TextBuffer(rules.stops)
     try:
-        for token, nats in _tokens(model, tokenizer, ids, rules, stats.seed):
+        if before := text.resume(b"".join(map(tokenizer.token_bytes, written))):
+            yield before
+            started = time.perf_counter()
+        for token, nats in _tokens(model, tokenizer, ids, written, rules, stats.seed):
             stats.tokens += 1
             stats.ids.append(token)
             stats.nats.append(nats)
@@ -150,12 +161,15 @@ def _pieces(model: GPT, tokenizer: Tokenizer, ids: list[int], rules: Sampling, s
 
 
 def _tokens(
-    model: GPT, tokenizer: Tokenizer, ids: list[int], rules: Sampling, seed: int
+    model: GPT, tokenizer: Tokenizer, ids: list[int], written: list[int], rules: Sampling, seed: int
 ) -> Iterator[tuple[int, float]]:
-    """`max_new_tokens` new token ids, each with its -log p."""
-    dice = Dice(rules, seed, ids, tokenizer.vocab_size)
-    context = Context(model, context_lead(tokenizer, model.config.block_size))
-    logits = context.read(ids)
+    """`max_new_tokens` new token ids after those `written`, each with its -log p."""
+    size = model.config.block_size
+    lead = context_lead(tokenizer, size)
+    dice = Dice(rules, seed, [*ids, *written], tokenizer.vocab_size)
+    dice.skip(len(written))
+    context = Context(model, lead)
+    logits = context.read(context_after(ids, written, size, lead))
     for left in range(rules.max_new_tokens - 1, -1, -1):
         token, nats = dice.draw(logits)
         yield token, nats
@@ -171,6 +185,12 @@ class Dice:
         self._generator = torch.Generator().manual_seed(seed)
         self._seen = torch.zeros(vocab_size, dtype=torch.bool)
         self._seen[prompt] = True
+
+    def skip(self, draws: int) -> None:
+        """Let go of the noise of so many draws, as if they had been made."""
+        if self._rules.temperature > 0:
+            for _ in range(draws):
+                gumbel_noise(len(self._seen), self._generator)
 
     def draw(self, logits: Tensor) -> tuple[int, float]:
         """The next token of a text, from logits [V] with a row for each of the model's tokens, and its -log p."""

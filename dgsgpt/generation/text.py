@@ -25,6 +25,16 @@ class TextBuffer:
             self.stopped = True
             self._held = self._held[: min(ends)]
             return self.rest()
+        return self._certain()
+
+    def resume(self, data: bytes) -> str:
+        """Take in what was written before and give what is certain of it; a stop text in it ends nothing any more."""
+        before = self._decoder.decode(data)
+        past = max((before.rfind(stop) + len(stop) for stop in self._stops if stop in before), default=0)
+        self._held = before[past:]
+        return before[:past] + self._certain()
+
+    def _certain(self) -> str:
         keep = max((self._overlap(stop) for stop in self._stops), default=0)
         ready, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
         return ready

@@ -13,7 +13,8 @@ import torch
 
 from dgsgpt.data.tokenizer import Tokenizer
 from dgsgpt.errors import DgsgptError
-from dgsgpt.generation.context import Context, anchored, context_lead, prepare_prompt
+from dgsgpt.generation.context import Context, context_lead, prepare_prompt
+from dgsgpt.generation.resume import context_after
 
 if TYPE_CHECKING:
     from dgsgpt.model import GPT
@@ -45,10 +46,7 @@ def choices_at(
         raise DgsgptError(f"token id {foreign[0]} must be below the vocabulary's {tokenizer.vocab_size}")
     size = model.config.block_size
     lead = context_lead(tokenizer, size)
-    context = prepare_prompt(tokenizer, prompt, size).ids
-    for token in ids[:index]:
-        new, anew = anchored(context, [token], size, lead)
-        context = new if anew else [*context, *new]
+    context = context_after(prepare_prompt(tokenizer, prompt, size).ids, ids[:index], size, lead)
     was_training = model.training
     model.eval()
     try:
