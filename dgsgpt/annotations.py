@@ -1,4 +1,4 @@
-"""What people say of runs and checkpoints: a star, tags, a note, a name to show.
+"""What people say of runs and checkpoints: a star, tags, a note, a name to show; of runs also that they are archived.
 
 It is kept in `runs/<id>/annotations.json`, beside the checkpoints and not in them: these stay as they were saved.
 Writers take a lock, so that two tabs lose nothing of each other. Without torch.
@@ -31,19 +31,24 @@ _TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  
 
 @dataclass(frozen=True)
 class Annotation:
-    """What is said of one run or checkpoint. A starred checkpoint is never discarded by `train.keep_last`."""
+    """What is said of one run or checkpoint. A starred checkpoint is never discarded by `train.keep_last`.
+
+    An archived run is kept whole, and left out of lists until it is asked for.
+    """
 
     star: bool = False
     tags: tuple[str, ...] = ()
     note: str = ""
     name: str = ""
+    archived: bool = False
 
     def __bool__(self) -> bool:
         return self != NONE
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in the file and in `--json`."""
-        return {"star": self.star, "tags": list(self.tags), "note": self.note, "name": self.name}
+        told = {"star": self.star, "tags": list(self.tags), "note": self.note, "name": self.name}
+        return {**told, "archived": True} if self.archived else told
 
 
 NONE = Annotation()
@@ -111,11 +116,13 @@ def from_dict(value: Any, where: str) -> Annotation:
     """
     raw = _mapping(value, where)
     star, tags, note, name = (raw.get(key, default) for key, default in NONE.to_dict().items())
-    if not isinstance(star, bool):
-        raise RunError(f"{where}.star={star!r} must be true or false")
+    archived = raw.get("archived", False)
+    for key, value in (("star", star), ("archived", archived)):
+        if not isinstance(value, bool):
+            raise RunError(f"{where}.{key}={value!r} must be true or false")
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in [*tags, note, name]):
         raise RunError(f"{where} must have a list of texts as tags, and texts as note and name")
-    return Annotation(star, _joined((), tags, ()), check_note(note), check_name(name))
+    return Annotation(star, _joined((), tags, ()), check_note(note), check_name(name), archived)
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
@@ -194,12 +201,16 @@ def annotate(
     remove_tags: Iterable[str] = (),
     note: str | None = None,
     name: str | None = None,
+    archived: bool | None = None,
 ) -> Annotation:
     """Change what is said of a checkpoint (`step_00001000`), or of the run itself (None); what is None stays.
 
     Raises:
-        RunError: a text breaks a rule, there is no such run or checkpoint, or the file is damaged or cannot be written.
+        RunError: a text breaks a rule, there is no such run or checkpoint, a checkpoint is to be archived, or the file
+            is damaged or cannot be written.
     """
+    if archived is not None and checkpoint_name is not None:
+        raise RunError(f"{run.id}: {checkpoint_name} cannot be archived, runs can; leave the step out")
     with locked(run):
         said = _writable(run)
         _check_there(run, checkpoint_name)
@@ -209,6 +220,7 @@ def annotate(
             tags=_joined(before.tags, add_tags, remove_tags),
             note=before.note if note is None else check_note(note),
             name=before.name if name is None else check_name(name),
+            archived=before.archived if archived is None else archived,
         )
         _write(run, said, checkpoint_name, after)
     return after

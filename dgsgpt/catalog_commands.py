@@ -115,28 +115,32 @@ def _confirm(question: str, yes: bool) -> None:
 @click.option("--untag", "untags", multiple=True, metavar="TAG", help="Remove a tag.")
 @click.option("--note", help="Replace the note; '' removes it.")
 @click.option("--name", help="Replace the name that is shown; '' removes it. The id stays.")
+@click.option("--archive/--no-archive", default=None, help="Leave a run out of lists; it is kept as it is.")
 @json_option
 @runs_dir_option
 def annotate(
     root: Path, reference: str, star: bool | None, tags: tuple[str, ...], untags: tuple[str, ...], note: str | None,
-    name: str | None, as_json: bool,
+    name: str | None, archive: bool | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Say something of a run or checkpoint, or show what is said."""
     from dgsgpt import annotations as remarks
 
     target = find_target(reference, root)
     run = target.owner
-    if star is None and note is None and name is None and not tags and not untags:
+    if (star, note, name, archive) == (None, None, None, None) and not tags and not untags:
         known = remarks.read(run)
         if known.problem:
             raise RunError(known.problem)
         said = known.of(target.name)
     else:
-        said = remarks.annotate(run, target.name, star=star, add_tags=tags, remove_tags=untags, note=note, name=name)
+        said = remarks.annotate(
+            run, target.name, star=star, add_tags=tags, remove_tags=untags, note=note, name=name, archived=archive
+        )
     if as_json:
         print_json({"reference": target.label, **said.to_dict()})
         return
-    parts = [target.label, *(["★"] if said.star else []), *([said.name] if said.name else [])]
+    marks = [mark for mark, on in (("★", said.star), ("archived", said.archived)) if on]
+    parts = [target.label, *marks, *([said.name] if said.name else [])]
     click.echo("  ".join([*parts, *(f"[{tag}]" for tag in said.tags)]) + (f"\n{said.note}" if said.note else ""))
 
 

@@ -235,14 +235,18 @@ def _request(root: Path, run: str, ask: Callable[[Run], None], answer: str, as_j
 
 
 @main.command()
+@click.option("--all", "archived_too", is_flag=True, help="Also archived ones (--json always has them).")
 @json_option
 @runs_dir_option
-def runs(root: Path, as_json: bool) -> None:
-    """List all runs, the newest first."""
-    from dgsgpt import console
+def runs(root: Path, archived_too: bool, as_json: bool) -> None:
+    """List runs, the newest first."""
+    from dgsgpt import annotations, console
     from dgsgpt.runs import list_runs
 
-    found = [console.run_summary(r) for r in list_runs(root)]
+    here = list_runs(root)
+    if not archived_too and not as_json:
+        here = [run for run in here if not annotations.read(run).run.archived]
+    found = [console.run_summary(r) for r in here]
     if as_json:
         print_json(found)
     elif not found:

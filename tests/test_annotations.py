@@ -164,3 +164,19 @@ def test_words_of_many_checkpoints_are_read_once_a_run(run: Run, monkeypatch: py
     said = remarks.of_checkpoints(paths)
     assert [bool(said[path]) for path in paths] == [True, False, False]
     assert len(calls) == 2
+
+
+def test_an_archived_run_says_so_and_a_checkpoint_cannot_be(runs_dir: Path) -> None:
+    run = make_run(runs_dir, "a")
+    assert "archived" not in annotate(run, star=True).to_dict()
+    assert annotate(run, archived=True).archived
+    assert remarks.read(run).run == Annotation(star=True, archived=True)
+    with pytest.raises(RunError, match="cannot be archived"):
+        annotate(run, "step_00000010", archived=True)
+    assert not annotate(run, archived=False).archived
+
+
+@pytest.mark.parametrize("value", [1, "yes", None])
+def test_archived_is_true_or_false(value: object) -> None:
+    with pytest.raises(RunError, match="must be true or false"):
+        remarks.from_dict({"archived": value}, "run")
