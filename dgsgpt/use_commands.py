@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     "--out", type=click.Path(path_type=Path), metavar="FILE", help="Where --prompts writes (default: stdout)."
 )
 @click.option("--max-new-tokens", default=200, show_default=True)
-@click.option("--preset", metavar="NAME", help="precise, balanced or creative; other options change single settings.")
+@click.option("--preset", metavar="NAME", help="greedy, precise, balanced or creative; options change single settings.")
 @click.option("--temperature", type=float, help="0 always takes the likeliest token.  [default: 0.8]")
 @click.option("--top-k", type=int, help="Choose among the k likeliest tokens.")
 @click.option("--top-p", type=float, help="Choose among the likeliest tokens that hold this share of probability.")

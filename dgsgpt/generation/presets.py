@@ -8,6 +8,7 @@ from dgsgpt.errors import DgsgptError
 
 # Each names every rule, so that choosing one leaves nothing over from the one before.
 PRESETS: dict[str, dict[str, float | int | None]] = {
+    "greedy": {"temperature": 0.0, "top_k": None, "top_p": None, "min_p": None, "repetition_penalty": 1.0},
     "precise": {"temperature": 0.3, "top_k": None, "top_p": 0.9, "min_p": None, "repetition_penalty": 1.0},
     "balanced": {"temperature": 0.8, "top_k": None, "top_p": 0.95, "min_p": None, "repetition_penalty": 1.0},
     "creative": {"temperature": 1.2, "top_k": None, "top_p": None, "min_p": 0.05, "repetition_penalty": 1.1},
