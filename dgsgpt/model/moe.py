@@ -29,6 +29,9 @@ class RouterStats(NamedTuple):
 
     load: Tensor  # [E] share of all assignments that chose each expert; 1/E is even
     dropped: Tensor  # [] share of assignments dropped for want of capacity
+    entropy: (
+        Tensor  # [] of the router's choice, mean over tokens, as a share of log E: 1 is undecided; 0 out of training
+    )
 
 
 class Experts(nn.Module):
@@ -183,13 +186,21 @@ class MoE(nn.Module):
         probabilities = logits.softmax(-1)
         scores, experts = self.selection(probabilities)
         y, load, dropped = self._dispatch(rows, Choice(experts, scores, self.weigh(scores)))
+        total = logits.logsumexp(-1)
         # z: Zoph et al. 2022 (ST-MoE), eq. 5.
-        z = self.z_weight * logits.logsumexp(-1).square().mean()
-        return y.view_as(x), self.selection.loss(load, probabilities) + z, RouterStats(load, dropped)
+        aux = self.selection.loss(load, probabilities) + self.z_weight * total.square().mean()
+        return y.view_as(x), aux, RouterStats(load, dropped, self._entropy(logits, probabilities, total))
 
     def balance(self, load: Tensor) -> None:
         """After an optimizer step that sent the shares `load` [E] of its tokens to the experts."""
         self.selection.balance(load)
+
+    @torch.no_grad()
+    def _entropy(self, logits: Tensor, probabilities: Tensor, total: Tensor) -> Tensor:
+        """How undecided the router is, 0 to 1, from its logits [N, E], their softmax and their logsumexp [N]."""
+        if not self.training or self.n_expert == 1:
+            return total.new_zeros(())
+        return (total - (probabilities * logits).sum(-1)).mean() / math.log(self.n_expert)
 
     def _score(self, rows: Tensor) -> Tensor:
         """Router logits [N, E], always in float32: rounding them would change which experts are chosen."""

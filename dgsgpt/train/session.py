@@ -19,6 +19,7 @@ from dgsgpt.train.health import Monitor, Reading
 from dgsgpt.train.judge import Judge
 from dgsgpt.train.progress import Agenda, Progress
 from dgsgpt.train.report import Reporter, StopRequest, say
+from dgsgpt.train.sensors import Sensors
 from dgsgpt.train.settle import renew
 from dgsgpt.train.setup import open_workshop
 from dgsgpt.train.stepper import Figures, StepResult
@@ -86,6 +87,7 @@ class Session:
         self.shop = open_workshop(self.run_, self.reporter)
         self.train, self.stepper = self.shop.train, self.shop.stepper
         self.judge = Judge(self.shop, self.reporter)
+        self.sensors = Sensors(self.shop.device.type == "cuda")
         self.archive = Archive(self.run_, self.shop, self.reporter)
         path = self.archive.newest()
         if path is None:
@@ -175,6 +177,7 @@ class Session:
             "mem/peak_bytes": peak_bytes(self.shop.device),
             **utilisation(self.shop.device, self._log_tokens / self._log_time, self.shop.plan.flops_per_token),
             **figures.extra,
+            **self.sensors.read(),
         }
         val = self.progress.judged_now
         if evaluated and val is not None:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from dgsgpt.train.optim import Updates
 
 
+MAX_LOADS = 256  # numbers of experts' load in one line of metrics
+
+
 @dataclass(frozen=True)
 class Figures:
     """Figures of one step; `loss` is the mean cross-entropy in nats per token, without auxiliary terms."""
@@ -194,10 +197,29 @@ def average(stats: tuple[RouterStats, ...]) -> RouterStats:
 
 
 def router_figures(router: list[RouterStats]) -> dict[str, float]:
-    """What the mixture-of-experts layers did in a step: largest load of an expert and share dropped."""
+    """What the mixture-of-experts layers did in a step: load of each expert, the largest, share dropped, entropy.
+
+    `moe/load/LAYER/EXPERT` counts MoE layers and experts from 0; of very many, only some layers are told (see
+    `told_layers`), so that a line of metrics stays short.
+    """
     if not router:
         return {}
+    loads = [stats.load.tolist() for stats in router]
     return {
-        "moe/max_load": max(float(stats.load.max()) for stats in router),
+        "moe/max_load": max(map(max, loads)),
         "moe/dropped": sum(float(stats.dropped) for stats in router) / len(router),
+        "moe/entropy": sum(float(stats.entropy) for stats in router) / len(router),
+        **{
+            f"moe/load/{layer}/{expert}": round(load, 5)
+            for layer in told_layers(len(loads), len(loads[0]))
+            for expert, load in enumerate(loads[layer])
+        },
     }
+
+
+def told_layers(layers: int, experts: int) -> list[int]:
+    """The MoE layers whose loads are logged: all, or evenly spaced ones with the first and last if they are too many."""
+    fit = MAX_LOADS // experts
+    if layers <= fit:
+        return list(range(layers))
+    return sorted({round(i * (layers - 1) / (fit - 1)) for i in range(fit)}) if fit > 1 else [0] * fit

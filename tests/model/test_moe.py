@@ -125,6 +125,19 @@ def test_router_statistics_are_detached_shares() -> None:
         assert 0.5 <= stats.dropped < 1
 
 
+def test_the_router_s_entropy_is_that_of_its_probabilities() -> None:
+    moe = layer(n_expert_per_token=2).train()
+    x = inputs()
+    p = moe.router(x.flatten(0, -2)).double().softmax(-1)
+    expected = -(p * p.log()).sum(-1).mean() / math.log(4)
+    stats = moe(x)[2]
+    assert float(stats.entropy) == pytest.approx(float(expected), abs=1e-5)
+    assert not stats.entropy.requires_grad
+    torch.nn.init.zeros_(moe.router.weight)
+    assert float(moe(x)[2].entropy) == pytest.approx(1.0)
+    assert moe.eval()(x)[2].entropy == 0
+
+
 # ---------------------------------------------------------------- laws
 @pytest.mark.parametrize("mlp", ["swiglu", "gelu"])
 @pytest.mark.parametrize("capacity_factor", [None, 1.0])

@@ -114,7 +114,7 @@ def train_with_kills(run: Run, chance: random.Random, kills: int) -> int:
 def curve(run: Run) -> list[dict[str, str]]:
     """Every line of metrics, to the last bit, but the clock."""
     rows = [json.loads(line) for line in (run.path / METRICS).read_text().splitlines()]
-    exact = [{k: v for k, v in row.items() if not k.startswith(("time", "perf", "mem"))} for row in rows]
+    exact = [{k: v for k, v in row.items() if not k.startswith(("time", "perf", "mem", "sys"))} for row in rows]
     return [{k: v.hex() if isinstance(v, float) else repr(v) for k, v in row.items()} for row in exact]
 
 

@@ -79,7 +79,7 @@ def train(root: Path, config: RunConfig, run_id: str, stop_at: int | None = None
 def curve(run: Run) -> list[tuple[Any, ...]]:
     """What must be equal bit for bit: everything logged but the clock."""
     rows = [json.loads(line) for line in (run.path / METRICS).read_text().splitlines()]
-    return [tuple((k, v) for k, v in row.items() if not k.startswith(("time", "perf", "mem"))) for row in rows]
+    return [tuple((k, v) for k, v in row.items() if not k.startswith(("time", "perf", "mem", "sys"))) for row in rows]
 
 
 def final_weights(run: Run) -> dict[str, torch.Tensor]:
