@@ -12,6 +12,7 @@ import click
 
 from dgsgpt import __version__, catalog_commands, exchange_commands, queue_command, serve_command, use_commands
 from dgsgpt.bench_command import bench
+from dgsgpt.calibrate_command import calibrate
 from dgsgpt.cli_options import json_option, print_json, runs_dir_option, set_option
 from dgsgpt.compare_command import compare
 from dgsgpt.errors import ConfigError, DgsgptError
@@ -364,6 +365,7 @@ for _command in (
     *queue_command.COMMANDS,
     compare,
     bench,
+    calibrate,
 ):
     main.add_command(_command)
 

@@ -34,7 +34,7 @@ LAYERS: list[set[str]] = [
         "fitting",
     },
     {"runs", "metrics", "model", "data"},
-    {"annotations", "calibrate", "dry_run", "supervise", "launch", "checkpoint", "run_queue"},
+    {"annotations", "calibrate", "supervise", "launch", "checkpoint", "run_queue"},
     {"branch", "generation", "evaluation", "inspect", "lineage", "trash"},
     {"api", "interop"},
     {"train"},
@@ -42,8 +42,6 @@ LAYERS: list[set[str]] = [
     {
         "bench_command",
         "calibrate_command",
-        "dry_run_command",
-        "goals_command",
         "catalog_commands",
         "compare_command",
         "exchange_commands",
@@ -57,6 +55,7 @@ RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 NO_TORCH = ["config", "planner", "profiles", "hardware", "runs", "metrics", "launch", "supervise", "cli", "checkpoint"]
 NO_TORCH += [
     "annotations",
+    "calibrate",
     "catalog_commands",
     "console",
     "evaluation.kept",
