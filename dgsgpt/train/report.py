@@ -21,7 +21,7 @@ from dgsgpt.supervise import PAUSE_FILE, SAVE_FILE, STOP_FILE
 
 STATUS_INTERVAL_S = 0.5
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT}) if hasattr(errno, "EDQUOT") else frozenset({errno.ENOSPC})
-STEP_FIGURES = frozenset({"loss/train", "grad_norm", "moe/entropy"})  # a step where these are not finite is told by the session
+STEP_FIGURES = frozenset({"loss/train", "grad_norm", "moe/entropy"})  # not finite: told by the session
 
 
 def say(line: str) -> None:

@@ -218,7 +218,7 @@ def router_figures(router: list[RouterStats]) -> dict[str, float]:
 
 
 def told_layers(layers: int, experts: int) -> list[int]:
-    """The MoE layers whose loads are logged: all, or evenly spaced ones with the first and last if they are too many."""
+    """The MoE layers whose loads are logged: all, or, if they are too many, evenly spaced ones from first to last."""
     fit = MAX_LOADS // experts
     if layers <= fit:
         return list(range(layers))
