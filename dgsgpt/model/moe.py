@@ -29,9 +29,7 @@ class RouterStats(NamedTuple):
 
     load: Tensor  # [E] share of all assignments that chose each expert; 1/E is even
     dropped: Tensor  # [] share of assignments dropped for want of capacity
-    entropy: (
-        Tensor  # [] of the router's choice, mean over tokens, as a share of log E: 1 is undecided; 0 out of training
-    )
+    entropy: Tensor  # [] how undecided the router was, 0 to 1, mean over tokens; 0 out of training
 
 
 class Experts(nn.Module):
