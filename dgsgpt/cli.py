@@ -17,6 +17,7 @@ from dgsgpt.cli_options import json_option, print_json, runs_dir_option, set_opt
 from dgsgpt.compare_command import compare
 from dgsgpt.errors import ConfigError, DgsgptError
 from dgsgpt.format import printable
+from dgsgpt.inspect_command import inspect
 
 if TYPE_CHECKING:
     from dgsgpt.config import RunConfig
@@ -366,6 +367,7 @@ for _command in (
     compare,
     bench,
     calibrate,
+    inspect,
 ):
     main.add_command(_command)
 

@@ -45,6 +45,7 @@ LAYERS: list[set[str]] = [
         "catalog_commands",
         "compare_command",
         "exchange_commands",
+        "inspect_command",
         "queue_command",
         "serve_command",
         "use_commands",

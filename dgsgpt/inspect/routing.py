@@ -6,7 +6,7 @@ In use no token is dropped, whatever `moe.capacity_factor` says.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dgsgpt.config import layer_is_moe
 from dgsgpt.data.tokenizer import Tokenizer
+from dgsgpt.errors import DgsgptError
 from dgsgpt.inspect.reading import label_of, reach, read_last
 from dgsgpt.model.moe import MoE
 
@@ -98,6 +99,18 @@ class RoutingLook:
     first: int
     read: int
     cut: int
+
+    def only(self, layer: int) -> RoutingLook:
+        """The same of one layer.
+
+        Raises:
+            DgsgptError: it has no experts.
+        """
+        kept = tuple(one for one in self.layers if one.layer == layer)
+        if not kept:
+            having = ", ".join(str(one.layer) for one in self.layers)
+            raise DgsgptError(f"layer {layer} has no experts; layers with experts: {having or 'none'}")
+        return replace(self, layers=kept)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values by name."""
