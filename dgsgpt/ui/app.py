@@ -16,7 +16,8 @@ from dgsgpt.ui.live_chart import PLOTLY_ROUTE
 PACKAGE = Path(__file__).resolve().parents[1]
 ROUTER = PACKAGE / "ui" / "router.py"
 ASSETS = PACKAGE / "ui" / "assets"
-PAGES = ("home", "data", "configure", "train", "checkpoints", "playground", "evaluate")  # as the menu shows them
+# As the menu shows them.
+PAGES = ("home", "data", "configure", "train", "runs", "checkpoints", "playground", "evaluate")
 
 # Images only from this server: a run's name or a model's text cannot make the browser call elsewhere.
 _POLICY = "; ".join(

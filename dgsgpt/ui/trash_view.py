@@ -10,6 +10,7 @@ import streamlit as st
 
 from dgsgpt import format as fmt
 from dgsgpt.errors import DgsgptError
+from dgsgpt.runs import Run
 from dgsgpt.trash import TrashItem, empty, list_trash, move_to_trash, restore
 from dgsgpt.ui import atoms, dialogs, state
 from dgsgpt.ui import checkpoint_table as table
@@ -82,6 +83,18 @@ def delete_dialog(doomed: Sequence[Entry], found: Sequence[Entry]) -> None:
         if st.button("Cancel", key="ck_delete_no"):
             dialogs.close()
             st.rerun()
+
+
+def delete_runs(runs: Sequence[Run]) -> None:
+    """Move whole runs into the trash; one that cannot go is said, and those before it can be undone.
+
+    Raises:
+        DgsgptError: a process works on one of them, or the disk refuses.
+    """
+    gone: list[TrashItem] = []
+    st.session_state[_UNDO] = gone
+    for run in runs:
+        gone.append(move_to_trash(state.root(), run))
 
 
 # ---------------------------------------------------------------- undo

@@ -37,7 +37,7 @@ def words_dialog(picked: Sequence[Entry], found: Sequence[Entry]) -> None:
         atoms.error_card(said.problem)
         return
     known = sorted({tag for e in found for tag in (*e.said.tags, *e.run_said.tags)} - set(OWN_TAGS))
-    _fields(entry.run, name, said.of(name), known)
+    fields(entry.run, name, said.of(name), known)
     ref = entry.ref if name else entry.run.id
     st.code(command(ref, read_words(entry.run).of(name)), language="bash", wrap_lines=True)
 
@@ -52,7 +52,8 @@ def _which(picked: Sequence[Entry]) -> Entry:
     return picked[letters.index(letter or "A")]
 
 
-def _fields(run: Run, name: str | None, said: Annotation, known: Sequence[str]) -> None:
+def fields(run: Run, name: str | None, said: Annotation, known: Sequence[str]) -> None:
+    """Name, tags and note of a checkpoint, or of the run itself (None), saved as they change."""
     place = f"{run.id}_{name or 'run'}"  # another target has fields of its own
     keys = {field: f"ck_say_{field}_{place}" for field in ("name", "tags", "note")}
     change = {"on_change": _save, "args": (run, name, keys)}
