@@ -9,10 +9,13 @@ from collections.abc import Callable
 
 import streamlit as st
 
+from dgsgpt.ui import beams_view
 from dgsgpt.ui.playground_view import Shown
 
 Panel = Callable[[Shown], None]
-PANELS: dict[str, Panel] = {}
+PANELS: dict[str, Panel] = {
+    "Beams": beams_view.panel,
+}
 
 
 def draw(shown: Shown) -> None:
