@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dgsgpt.checkpoint import Checkpoint
     from dgsgpt.config import DataConfig
     from dgsgpt.evaluation.report import Report
+    from dgsgpt.generation.beam import EarlyStopping
 
 
 @click.command()
@@ -38,6 +39,12 @@ if TYPE_CHECKING:
 @click.option("--batch-size", default=32, show_default=True, help="Texts written at once; fewer need less memory.")
 @click.option("--beams", type=int, help="Search for the likeliest texts with so many beams instead of drawing.")
 @click.option("--length-penalty", type=float, help="With --beams: above 0 longer texts, below shorter.  [default: 1.0]")
+@click.option(
+    "--early-stopping", type=click.Choice(["no", "yes", "never"]),
+    help="With --beams: yes ends once as many texts have ended as there are beams; no when the best open one, ended "
+    "now, would not beat them; never when none can at any length.  [default: no]",
+)  # fmt: skip
+@click.option("--n-best", type=int, help="With --beams: give so many of the texts found.  [default: all]")
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
 @json_option
 @runs_dir_option
@@ -78,8 +85,9 @@ def _check_sample(settings: dict[str, Any]) -> None:
     drawn = named(*_RULES, "preset", "seed", "samples", "stop", "prompts")
     if settings["beams"] is not None and drawn:
         raise click.UsageError(f"--beams draws nothing and does not go with {drawn}")
-    if settings["beams"] is None and settings["length_penalty"] is not None:
-        raise click.UsageError("--length-penalty is for --beams; give --beams N")
+    of_beams = named("length_penalty", "early_stopping", "n_best")
+    if settings["beams"] is None and of_beams:
+        raise click.UsageError(f"{of_beams} is for --beams; give --beams N")
 
 
 def _sample_one(opened: Checkpoint, prompt: str, as_json: bool, rules: dict[str, Any]) -> None:
@@ -109,10 +117,13 @@ def _sample_several(opened: Checkpoint, settings: dict[str, Any], rules: dict[st
     from dgsgpt.generation import BeamSettings
     from dgsgpt.generation.orders import tell_beams, tell_samples
 
-    prompt, penalty = settings["prompt"], settings["length_penalty"]
+    prompt = settings["prompt"]
     with console.progress(quiet=settings["as_json"]) as report:
         if settings["beams"] is not None:
-            beams = BeamSettings(settings["beams"], rules["max_new_tokens"], 1.0 if penalty is None else penalty)
+            given = {name: settings[name] for name in ("length_penalty", "n_best") if settings[name] is not None}
+            rule = settings["early_stopping"]
+            early: EarlyStopping = "never" if rule == "never" else rule == "yes"
+            beams = BeamSettings(settings["beams"], rules["max_new_tokens"], early_stopping=early, **given)
             told, cropped = tell_beams(opened, prompt, beams, report)
         else:
             told, cropped = tell_samples(opened, prompt, settings["samples"], settings["batch_size"], rules, report)

@@ -449,6 +449,8 @@ def test_beams_are_listed_with_their_scores(letters: str) -> None:
     assert len({beam["text"] for beam in told["beams"]}) == 3
     assert told["text"] == told["beams"][0]["text"]
     assert told["beams"][0]["score"] == pytest.approx(told["beams"][0]["logprob"] / 6**0.5)
+    best = json.loads(sample(letters, *rules, "--n-best", 2, "--early-stopping", "never", "--json").stdout)
+    assert best["beams"] == told["beams"][:2]  # of characters no token ends a text, so the rule changes nothing
     shown = sample(letters, *rules).stdout
     assert f"--- beam 1, score {scores[0]:.4f}\nabc{told['text']}\n" in shown
 
@@ -492,6 +494,8 @@ def test_a_prompt_longer_than_the_context_is_said(letters: str) -> None:
         (["--prompt", "a", "--beams", "3", "--top-k", "2", "--stop", "b"], "does not go with --top-k, --stop"),
         (["--prompts", "FILE", "--beams", "3"], "does not go with --prompts"),
         (["--prompt", "a", "--length-penalty", "1"], "--length-penalty is for --beams"),
+        (["--prompt", "a", "--n-best", "1", "--early-stopping", "no"], "--early-stopping, --n-best is for --beams"),
+        (["--prompt", "a", "--beams", "2", "--n-best", "3"], "n_best=3"),
         (["--prompt", "a", "--preset", "precize"], "did you mean precise?"),
         (["--prompt", "a", "--min-p", "2"], "min_p=2.0 must be from 0"),
         (["--prompt", "a", "--repetition-penalty", "0"], "repetition_penalty=0.0"),
