@@ -15,7 +15,7 @@ PACKAGE = ROOT / "dgsgpt"
 
 # A module may import its own layer and those before it. Layers side by side are one set.
 LAYERS: list[set[str]] = [
-    {"errors", "files", "format", "heap", "manifest", "strict_yaml", "threads"},
+    {"errors", "files", "format", "heap", "manifest", "palette", "strict_yaml", "threads"},
     {"rules", "recipe"},
     {"architecture"},
     {"schema"},
@@ -34,7 +34,7 @@ LAYERS: list[set[str]] = [
         "fitting",
     },
     {"runs", "metrics", "model", "data"},
-    {"annotations", "calibrate", "supervise", "launch", "checkpoint", "run_queue"},
+    {"annotations", "calibrate", "dry_run", "pace", "supervise", "launch", "checkpoint", "run_queue"},
     {"branch", "generation", "evaluation", "inspect", "lineage", "trash"},
     {"api", "interop"},
     {"train"},
@@ -42,6 +42,7 @@ LAYERS: list[set[str]] = [
     {
         "bench_command",
         "calibrate_command",
+        "dry_run_command",
         "catalog_commands",
         "compare_command",
         "exchange_commands",
@@ -57,6 +58,8 @@ NO_TORCH = ["config", "planner", "profiles", "hardware", "runs", "metrics", "lau
 NO_TORCH += [
     "annotations",
     "calibrate",
+    "dry_run",
+    "pace",
     "catalog_commands",
     "console",
     "evaluation.kept",
