@@ -11,7 +11,7 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -130,7 +130,7 @@ def _of_precision(calibration: Calibration, config: RunConfig) -> list[Rate]:
 
 
 # ---------------------------------------------------------------- measuring
-def measure(root: Path, machine: Hardware, seconds: float = SECONDS) -> Iterator[tuple[str, float]]:
+def measure(root: Path, machine: Hardware, seconds: float = SECONDS) -> Generator[tuple[str, float]]:
     """Measure in a process of its own, saying what goes on and the share done; the end writes the file.
 
     Closing the iterator ends the process.

@@ -15,6 +15,7 @@ from dgsgpt.bench_command import bench
 from dgsgpt.calibrate_command import calibrate
 from dgsgpt.cli_options import json_option, print_json, runs_dir_option, set_option
 from dgsgpt.compare_command import compare
+from dgsgpt.dry_run_command import dry_run
 from dgsgpt.errors import ConfigError, DgsgptError
 from dgsgpt.format import printable
 from dgsgpt.inspect_command import inspect
@@ -364,9 +365,11 @@ for _command in (
     *use_commands.COMMANDS,
     *serve_command.COMMANDS,
     *queue_command.COMMANDS,
+    *report_command.COMMANDS,
     compare,
     bench,
     calibrate,
+    dry_run,
     inspect,
 ):
     main.add_command(_command)

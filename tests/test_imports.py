@@ -16,6 +16,7 @@ PACKAGE = ROOT / "dgsgpt"
 # A module may import its own layer and those before it. Layers side by side are one set.
 LAYERS: list[set[str]] = [
     {"errors", "files", "format", "heap", "manifest", "palette", "strict_yaml", "threads"},
+    {"curves", "metric_lines", "metric_store", "metric_summary", "metric_table"},
     {"rules", "recipe"},
     {"architecture"},
     {"schema"},
@@ -36,7 +37,7 @@ LAYERS: list[set[str]] = [
     {"runs", "metrics", "model", "data"},
     {"annotations", "calibrate", "dry_run", "pace", "supervise", "launch", "checkpoint", "run_queue"},
     {"branch", "generation", "evaluation", "inspect", "lineage", "trash"},
-    {"api", "interop"},
+    {"api", "interop", "report"},
     {"train"},
     {"cli_options", "console", "serve", "ui"},
     {
@@ -48,6 +49,7 @@ LAYERS: list[set[str]] = [
         "exchange_commands",
         "inspect_command",
         "queue_command",
+        "report_command",
         "serve_command",
         "use_commands",
     },
