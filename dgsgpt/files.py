@@ -111,6 +111,36 @@ def read_lines(path: Path, offset: int = 0, max_line: int = 1_000_000) -> Iterat
                 pending, oversized = b"", True
 
 
+def read_blocks(
+    path: Path, offset: int = 0, skipping: bool = False, block: int = 1 << 22, max_line: int = 1_000_000
+) -> Iterator[tuple[bytes, int, bool]]:
+    """Whole lines of a growing file from `offset` in large pieces, as `(lines with their newlines, offset, skipping)`.
+
+    What is yielded beside the lines is where to go on later. A torn last line is left for then. `skipping` says that
+    `offset` lies within a line longer than `max_line`, whose rest is thrown away; such a line is yielded as an empty
+    one at its end, or whole where it fits into a block, so a reader has to look at lengths too. Memory is bounded by
+    `block` and `max_line`.
+    """
+    with path.open("rb") as f:
+        f.seek(offset)
+        pending = b""
+        while piece := f.read(block):
+            whole, newline, rest = piece.rpartition(b"\n")
+            if not newline:
+                pending += piece
+            else:
+                lines = pending + whole + newline
+                offset += len(lines)
+                if skipping:
+                    lines, skipping = lines[lines.index(b"\n") :], False
+                yield lines, offset, False
+                pending = rest
+            if skipping or len(pending) > max_line:
+                offset += len(pending)
+                pending, skipping = b"", True
+                yield b"", offset, True
+
+
 def tail_text(path: Path, lines: int = 200, max_bytes: int = 200_000) -> list[str]:
     """The last lines of a text file; undecodable bytes are shown as replacement characters."""
     try:

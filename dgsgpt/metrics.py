@@ -1,29 +1,39 @@
-"""metrics.jsonl and events.jsonl: the one writer, the one reader, and what charts need of the columns.
+"""metrics.jsonl and events.jsonl: the one writer and the one reader.
 
 One flushed object a line. A non-finite value is written as null. After a resume, lines past the checkpoint's step
 are superseded: the writer cuts them, and a reader that meets a step again lets the later line win.
+
+How a long file is read fast: `metric_lines` makes columns of many lines at once, `metric_table` puts them together,
+`metric_store` keeps them beside the lines for the next reader, `metric_summary` has what a list of runs shows, and
+`curves` smooths and thins out.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from array import array
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from dgsgpt import files
+from dgsgpt import files, metric_store
+from dgsgpt.curves import decimate, ema
+from dgsgpt.metric_lines import parse_block, parse_row
+from dgsgpt.metric_summary import MetricSummary, summarise
+from dgsgpt.metric_table import Columns, GrowingTable
 
 if TYPE_CHECKING:
     import pandas as pd
 
 METRICS = "metrics.jsonl"
 EVENTS = "events.jsonl"
+KEEP_BYTES = 1 << 16  # shorter files are read anew as fast
+QUIET_S = 30.0  # after which a run is taken not to write any more lines soon
+
+__all__ = [
+    "EVENTS", "METRICS", "MetricsTail", "MetricsWriter", "decimate", "ema", "read_events", "read_metrics",
+    "read_summary",
+]  # fmt: skip
 
 
 # ---------------------------------------------------------------- writing
@@ -53,7 +63,7 @@ class MetricsWriter:
         kept: list[bytes] = []
         dropped = 0
         for line, _ in files.read_lines(path):
-            row = _parse(line)
+            row = parse_row(line)
             if row is None or row["step"] > step:
                 dropped += 1
             else:
@@ -64,94 +74,114 @@ class MetricsWriter:
         return dropped
 
 
-def _parse(line: bytes | None) -> dict[str, Any] | None:
-    """One line's object, or None when it is damaged, too long or lacks a step."""
-    if line is None:
-        return None
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(row, dict) or not isinstance(row.get("step"), int) or isinstance(row["step"], bool):
-        return None
-    return row
-
-
 # ---------------------------------------------------------------- reading
 class MetricsTail:
     """Reads a growing metrics.jsonl piece by piece: `refresh` costs what is new, not what is there.
 
-    `skipped` counts damaged lines. A file that shrank or was replaced is read anew.
+    What earlier readers kept beside the file is taken over, and the columns are kept there in turn, for the next
+    one; `keep=False` does neither. `skipped` counts damaged lines. A file that shrank or was replaced is read anew.
     """
 
-    def __init__(self, run_dir: Path | str) -> None:
+    def __init__(self, run_dir: Path | str, *, keep: bool = True) -> None:
         self.path = Path(run_dir) / METRICS
+        self._keep = keep
         self._reset()
 
     def _reset(self) -> None:
-        self._offset = 0
+        self._offset = self._kept = 0
+        self._inside = False  # a line that is too long to be read
+        self._end = ""  # the last bytes before the offset, hashed
         self._inode = -1
-        self._columns: dict[str, array[float]] = {"step": array("d")}
-        self._frame: pd.DataFrame | None = None
+        self._table = GrowingTable()
+        self._columns: Columns | None = None
         self.skipped = 0
 
     def __len__(self) -> int:
-        return len(self._columns["step"])
+        return len(self._table)
 
     def refresh(self) -> bool:
         """Read what was added; True when anything changed."""
+        before = self._offset
         try:
-            stat = self.path.stat()
-        except FileNotFoundError:
+            return self._refresh()
+        except FileNotFoundError:  # there are no lines yet, or the run is being deleted
+            self._reset()
+            return before > 0
+
+    def _refresh(self) -> bool:
+        stat = self.path.stat()
+        anew = stat.st_ino != self._inode or stat.st_size < self._offset
+        if not anew and stat.st_size == self._offset:
+            self._store(stat.st_mtime)
+            return False
+        if anew or not self._goes_on():
             changed = self._offset > 0
             self._reset()
-            return changed
-        if stat.st_ino != self._inode or stat.st_size < self._offset:
-            self._reset()
             self._inode = stat.st_ino
-        if stat.st_size == self._offset:
-            return False
+            changed = self._take_over(stat.st_size) or changed
+        else:
+            changed = False
+        changed = self._read() or changed
+        self._store(stat.st_mtime)
+        return changed
+
+    def _goes_on(self) -> bool:
+        """Whether the file still ends, up to where it was read, as it did then."""
+        return not self._offset or metric_store.fingerprint(self.path, self._offset) == self._end != ""
+
+    def _read(self) -> bool:
         before = self._offset
-        for line, self._offset in files.read_lines(self.path, self._offset):  # noqa: B020
-            row = _parse(line)
-            if row is None:
-                self.skipped += bool(line is None or line.strip())
-            else:
-                self._append(row)
+        for block, self._offset, inside in files.read_blocks(self.path, self._offset, self._inside):  # noqa: B020
+            lines = parse_block(block)
+            self.skipped += lines.skipped + (inside and not self._inside)
+            self._inside = inside
+            self._table.add(lines)
         if self._offset == before:
             return False
-        self._frame = None
+        self._columns = None
+        self._end = metric_store.fingerprint(self.path, self._offset)
         return True
 
-    def _append(self, row: dict[str, Any]) -> None:
-        steps = self._columns["step"]
-        while steps and steps[-1] >= row["step"]:  # a resume went back: the later line wins
-            for column in self._columns.values():
-                column.pop()
-        n = len(steps)
-        for key, value in row.items():
-            if key not in self._columns:
-                self._columns[key] = array("d", [math.nan]) * n
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            self._columns[key].append(float(value) if number else math.nan)
-        for column in self._columns.values():
-            if len(column) == n:
-                column.append(math.nan)
+    def _take_over(self, size: int) -> bool:
+        """Begin with what an earlier reader kept."""
+        stored = metric_store.read(self.path) if self._keep and size >= KEEP_BYTES else None
+        if stored is None:
+            return False
+        self._table = GrowingTable(stored.columns)
+        self._offset = self._kept = stored.source.offset
+        self._end, self.skipped = stored.source.digest, stored.skipped
+        return True
+
+    def _store(self, written_at: float) -> None:
+        """Keep the columns when much was read since they were kept last, or all is read and nothing more comes."""
+        new = self._offset - self._kept
+        much = new >= max(1 << 20, self._kept // 4)
+        if not self._keep or self._inside or self._offset < KEEP_BYTES or new <= 0:
+            return
+        if much or time.time() - written_at > QUIET_S:
+            self._table.settle()
+            self._columns = None
+            columns = self.columns
+            metric_store.write(self.path, columns, self._offset, self.skipped, summarise(columns).to_dict())
+            self._kept = self._offset  # also where it cannot be written: it is not tried again and again
+
+    @property
+    def columns(self) -> Columns:
+        """All lines as columns (NaN where a line had no value), sorted by step; it does not change any more."""
+        if self._columns is None:
+            self._columns = self._table.columns()
+        return self._columns
 
     @property
     def frame(self) -> pd.DataFrame:
-        """All lines as float columns (NaN where a line had no value), sorted by step."""
+        """All lines as a frame of float columns, `step` as int64: a copy of all columns."""
         import pandas as pd
 
-        if self._frame is None:
-            self._frame = pd.DataFrame({k: np.array(v, dtype=float) for k, v in self._columns.items()})
-            self._frame["step"] = self._frame["step"].astype("int64")
-        return self._frame
+        return pd.DataFrame(dict(self.columns))
 
     def last(self, key: str) -> float | None:
         """The latest finite value of a metric, or None."""
-        column = self._columns.get(key, ())
-        return next((v for v in reversed(column) if math.isfinite(v)), None)
+        return self.columns.last(key)
 
 
 def read_metrics(run_dir: Path | str) -> pd.DataFrame:
@@ -161,44 +191,23 @@ def read_metrics(run_dir: Path | str) -> pd.DataFrame:
     return tail.frame
 
 
+def read_summary(run_dir: Path | str) -> MetricSummary:
+    """What a list shows of a run's metrics; of a long run that is over it costs reading a few kilobytes."""
+    path = Path(run_dir) / METRICS
+    stored = metric_store.read(path, columns=False)
+    if stored is not None and metric_store.covers(stored, path):
+        known = MetricSummary.from_dict(stored.summary)
+        if known is not None:
+            return known
+    tail = MetricsTail(run_dir)
+    tail.refresh()
+    return summarise(tail.columns)
+
+
 def read_events(run_dir: Path | str, kinds: tuple[str, ...] | None = None) -> list[dict[str, Any]]:
     """Events in the order written, damaged lines left out; only some `kinds` if given."""
     path = Path(run_dir) / EVENTS
     if not path.exists():
         return []
-    rows = (_parse(line) for line, _ in files.read_lines(path))
+    rows = (parse_row(line) for line, _ in files.read_lines(path))
     return [r for r in rows if r is not None and (kinds is None or r.get("kind") in kinds)]
-
-
-# ---------------------------------------------------------------- for charts
-def ema(values: np.ndarray, weight: float) -> np.ndarray:
-    """Debiased exponential moving average over all values: each the weighted mean of itself and those before it.
-
-    NaN entries stay NaN and do not disturb the others.
-    """
-    import pandas as pd
-
-    values = np.asarray(values, dtype=float)
-    if weight <= 0 or len(values) == 0:
-        return values
-    smooth = pd.Series(values).ewm(alpha=1 - weight, adjust=True, ignore_na=True).mean().to_numpy(copy=True)
-    smooth[~np.isfinite(values)] = np.nan
-    return smooth
-
-
-def decimate(x: np.ndarray, y: np.ndarray, max_points: int) -> tuple[np.ndarray, np.ndarray]:
-    """At most `max_points` of the points, with both ends and each bucket's lowest and highest value kept."""
-    x, y = np.asarray(x), np.asarray(y, dtype=float)
-    n = len(y)
-    if n <= max_points or max_points < 4:
-        return x, y
-    edges = np.linspace(1, n - 1, (max_points - 2) // 2 + 1).astype(int)
-    keep = {0, n - 1}
-    for a, b in pairwise(edges):
-        bucket = y[a:b]
-        if b > a and np.isfinite(bucket).any():
-            keep.update((a + int(np.nanargmin(bucket)), a + int(np.nanargmax(bucket))))
-        elif b > a:
-            keep.add(a)  # a gap in the curve must stay a gap
-    chosen = np.array(sorted(keep))
-    return x[chosen], y[chosen]
