@@ -18,7 +18,9 @@ from dgsgpt.compare_command import compare
 from dgsgpt.dry_run_command import dry_run
 from dgsgpt.errors import ConfigError, DgsgptError
 from dgsgpt.format import printable
+from dgsgpt.goals_command import goals
 from dgsgpt.inspect_command import inspect
+from dgsgpt.report_command import report
 
 if TYPE_CHECKING:
     from dgsgpt.config import RunConfig
@@ -365,11 +367,12 @@ for _command in (
     *use_commands.COMMANDS,
     *serve_command.COMMANDS,
     *queue_command.COMMANDS,
-    *report_command.COMMANDS,
     compare,
+    report,
     bench,
     calibrate,
     dry_run,
+    goals,
     inspect,
 ):
     main.add_command(_command)

@@ -11,6 +11,8 @@ from dgsgpt.annotations import annotate
 from dgsgpt.annotations import read as read_words
 from dgsgpt.errors import DgsgptError
 from dgsgpt.files import directory_bytes
+from dgsgpt.report import build_report
+from dgsgpt.report.page import MAX_RUNS
 from dgsgpt.run_queue import enqueue
 from dgsgpt.ui import atoms, dialogs, run_cards, state
 from dgsgpt.ui import runs_table as table
@@ -45,6 +47,7 @@ def bar(picked: Sequence[RunEntry]) -> None:
             on = not all(e.said.star for e in picked)
             label = "Star" if on else "Remove star"
             st.button(label, icon=":material/star:", key="rn_star", on_click=set_star, args=(list(picked), on))
+            _report(picked)
             st.menu_button("More", _options(picked), key="rn_more", on_click=_chosen, args=(list(picked),))
             _watch(picked)
 
@@ -58,6 +61,16 @@ def _control(picked: Sequence[RunEntry]) -> None:
         run_cards.stop_button(one.run, one.status, "rn_stop")
     elif one.state != "finished" and one.place is None:
         run_cards.resume_button(one.run, "rn_resume", "Start" if one.state == "queued" else "")
+
+
+def _report(picked: Sequence[RunEntry]) -> None:
+    """One HTML file of the picked; made when it is asked for."""
+    chosen = [e.run for e in picked][:MAX_RUNS]
+    named = chosen[0].id + ("-and-others" if len(chosen) > 1 else "")
+    st.download_button(
+        "Report", lambda: build_report(chosen), f"{named}.html", "text/html", key="rn_report", on_click="ignore",
+        icon=":material/description:", help="Config, curves, samples and environment in one file that opens offline.",
+    )  # fmt: skip
 
 
 def _watch(picked: Sequence[RunEntry]) -> None:
@@ -212,5 +225,6 @@ def commands(picked: Sequence[RunEntry]) -> None:
         lines += [f"dgsgpt annotate {e.id} {'--no-star' if e.said.star else '--star'} --tag TAG"]
         lines += [f"dgsgpt annotate {e.id} {'--no-archive' if e.said.archived else '--archive'}"]
         lines += [f"dgsgpt delete {e.id}"]
+    lines += [f"dgsgpt report {' '.join(e.id for e in picked[:MAX_RUNS])}"]
     with st.expander("The same on the command line"):
         st.code("\n".join(lines), language="bash")

@@ -56,7 +56,8 @@ def chart(palette: Palette, compared: Sequence[RunEntry], metric: str, axis: str
         slot = e.run.color_slot
         trace = charts.line(x, y, palette.run(slot), e.title, dash=palette.dash(slot), hovertemplate="%{y:.4f}")
         figure.add_trace(trace.update(mode="lines+markers" if len(x) < 40 else "lines", marker={"size": 4}))
-    figure.update_xaxes(exponentformat="B", **({"tickformat": ",d"} if axis == "Step" else {}))
+    far = max((float(x[-1]) for x, _ in lines.values()), default=1.0)
+    figure.update_xaxes(range=[0, far], exponentformat="B", **({"tickformat": ",d"} if axis == "Step" else {}))
     span = _set_y(figure, [y for _, y in lines.values()], log_y)
     _labels(figure, palette, [e for e in compared if e.id in lines], lines, span, log_y)
     return Chart(figure, _note(compared, lines, axis, total, drawn), len(lines))
