@@ -6,13 +6,15 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dgsgpt.data.text import shown
 from dgsgpt.errors import DataError
-from dgsgpt.generation.batch import Result
+
+if TYPE_CHECKING:
+    from dgsgpt.generation.batch import Result
 
 _MOST_BYTES = 1 << 30
 
@@ -23,8 +25,7 @@ def read_prompts(path: Path) -> list[str]:
     Lines without any character but white space are left out.
 
     Raises:
-        DataError: the file is missing, no regular file, unreadable, larger than 1 GiB, not UTF-8, without prompts, or
-            a line of a .jsonl is no object with a text under "prompt".
+        DataError: the file is missing, no regular file, unreadable, larger than 1 GiB, or as `parse_prompts`.
     """
     name = shown(path)
     try:
@@ -32,17 +33,30 @@ def read_prompts(path: Path) -> list[str]:
             raise DataError(f"{name}: is not a file; give a text with one prompt a line, or a .jsonl")
         if path.stat().st_size > _MOST_BYTES:
             raise DataError(f"{name}: is larger than 1 GiB; give the prompts in parts")
-        text = path.read_text(encoding="utf-8-sig")
+        data = path.read_bytes()
     except OSError as e:
         raise DataError(f"{name}: cannot be read: {e.strerror or e}") from None
+    return [prompt for _, prompt in parse_prompts(data, str(path))]
+
+
+def parse_prompts(data: bytes, file: str) -> list[tuple[int, str]]:
+    """The prompts in the bytes of a file of this name, each with the number of its line; see `read_prompts`.
+
+    Raises:
+        DataError: it is not UTF-8, without prompts, or a line of a .jsonl is no object with a text under "prompt".
+    """
+    name = shown(file)
+    try:
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as e:
         raise DataError(f"{name}: is not UTF-8 at byte {e.start:,}; save it as UTF-8") from None
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    written = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    lines = [(number, line) for number, line in enumerate(written, 1) if line.strip()]
     if not lines:
         raise DataError(f"{name}: holds no prompt; write one on each line")
-    if path.suffix.lower() != ".jsonl":
-        return [line for _, line in lines]
-    return [_prompt(line, f"{name}: line {number}") for number, line in lines]
+    if not file.lower().endswith(".jsonl"):
+        return lines
+    return [(number, _prompt(line, f"{name}: line {number}")) for number, line in lines]
 
 
 def _prompt(line: str, place: str) -> str:
@@ -108,4 +122,4 @@ def open_lines(path: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
         yield write
 
 
-__all__ = ["in_order", "open_lines", "read_prompts", "to_record"]
+__all__ = ["in_order", "open_lines", "parse_prompts", "read_prompts", "to_record"]
