@@ -14,7 +14,6 @@ from dgsgpt.errors import RunError
 
 if TYPE_CHECKING:
     from dgsgpt.dry_run import DryRun, Pending
-    from dgsgpt.runs import Run
 
 _POLL_S = 0.1
 
@@ -39,7 +38,7 @@ def dry_run(root: Path, config: Path | None, overrides: tuple[str, ...], steps: 
     if config is None:
         raise click.UsageError("give CONFIG, a YAML file, or --history")
     loaded, machine = resolve(load_config(config, overrides)), hardware.detect(root)
-    speed = pace.find_speed(loaded, machine, root, list_runs(root), _tokens_per_s)
+    speed = pace.find_speed(loaded, machine, root, list_runs(root), pace.readings_of)
     step_s = pace.step_flops(loaded) / speed.flops_per_s if speed else None
     going = dry_run.begin(root, loaded, machine, steps, step_s, speed.source if speed else "")
     with console.progress(quiet=as_json) as report:
@@ -53,13 +52,6 @@ def dry_run(root: Path, config: Path | None, overrides: tuple[str, ...], steps: 
         raise RunError(found.error)
     if not as_json:
         _print(found)
-
-
-def _tokens_per_s(run: Run) -> list[float]:
-    from dgsgpt.metrics import read_metrics
-
-    frame = read_metrics(run.path)
-    return [float(v) for v in frame["perf/tokens_per_s"].dropna()] if "perf/tokens_per_s" in frame else []
 
 
 def _wait(going: Pending, root: Path, report: Any) -> None:

@@ -17,6 +17,7 @@ from dgsgpt.config import RunConfig
 from dgsgpt.costs import count_flops_per_token
 from dgsgpt.errors import ConfigError
 from dgsgpt.hardware import Hardware
+from dgsgpt.metrics import MetricsTail
 from dgsgpt.runs import Run
 
 _RECENT_RUNS = 8
@@ -75,6 +76,14 @@ def duration_of(config: RunConfig, speed: Speed) -> Duration:
 
 
 # ---------------------------------------------------------------- where a speed is from
+def readings_of(run: Run) -> Sequence[float]:
+    """Tokens per second that a run logged, from its file."""
+    tail = MetricsTail(run.path)
+    tail.refresh()
+    frame = tail.frame
+    return [float(v) for v in frame["perf/tokens_per_s"].dropna()] if "perf/tokens_per_s" in frame else []
+
+
 def find_speed(
     config: RunConfig,
     machine: Hardware,
