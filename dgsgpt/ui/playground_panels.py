@@ -9,11 +9,12 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from dgsgpt.ui import beams_view
+from dgsgpt.ui import attention_view, beams_view
 from dgsgpt.ui.playground_view import Shown
 
 Panel = Callable[[Shown], None]
 PANELS: dict[str, Panel] = {
+    "Attention and routing": attention_view.panel,
     "Beams": beams_view.panel,
 }
 
