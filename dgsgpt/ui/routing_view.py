@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dgsgpt.inspect.routing import LayerRouting, RoutingLook
 
 DENSE = (
-    "This model is dense: every token passes the same network, so nothing is routed. Turn on “Experts” on the "
+    "This model is dense: every token passes the same network, so nothing is routed. Turn on “Sparse mixture of experts” on the "
     "Configure page to train one that is, or"
 )
 TRY = "dgsgpt train configs/demo.yaml --set model.moe.n_expert=8"
