@@ -27,7 +27,7 @@ from dgsgpt.inspect.reading import label_of, reach
 if TYPE_CHECKING:
     from dgsgpt.model import GPT
 
-MOST_TOKENS = 4096
+MOST_TOKENS = 2048
 LIKELIEST = 4
 _CHARACTERS_PER_TOKEN = 16  # of a huge text only so much is encoded: no tokenizer has more on average
 _BATCH_TOKENS, _LOGITS = 4096, 1 << 22

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from dgsgpt.inspect.routing import LayerRouting, RoutingLook
 
 DENSE = (
-    "This model is dense: every token passes the same network, so nothing is routed. Turn on “Sparse mixture of experts” on the "
-    "Configure page to train one that is, or"
+    "This model is dense: every token passes the same network, so nothing is routed. Turn on “Sparse mixture of "
+    "experts” on the Configure page to train one that is, or"
 )
 TRY = "dgsgpt train configs/demo.yaml --set model.moe.n_expert=8"
 _LOADS_UP_TO = 32
