@@ -164,6 +164,9 @@ class TrainConfig(Section):
     sample_prompt: str = setting("It was", "What sample texts begin with.", min_length=1, max_length=2000)
     sample_tokens: int = setting(64, "Length of sample texts.", tier="expert", unit="tokens", ge=1, le=4096)
     seed: int = setting(1, "Seed of initial weights, batches and dropout.", tier="basic", ge=0, le=2**31 - 1)
+    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = setting(
+        "none", "Where metrics go besides the run's own files; each needs its package.", tier="expert"
+    )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "Where to train; auto is the GPU if there is one.")
 
     @model_validator(mode="after")

@@ -18,6 +18,7 @@ from dgsgpt import files
 from dgsgpt.errors import RunError
 from dgsgpt.metrics import MetricsWriter
 from dgsgpt.supervise import PAUSE_FILE, SAVE_FILE, STOP_FILE
+from dgsgpt.train.trackers import NoTracker, Tracker
 
 STATUS_INTERVAL_S = 0.5
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT}) if hasattr(errno, "EDQUOT") else frozenset({errno.ENOSPC})
@@ -75,6 +76,7 @@ class Reporter:
 
     def __init__(self, run_dir: Path, max_steps: int) -> None:
         self.writer = MetricsWriter(run_dir)
+        self._tracker: Tracker = NoTracker()
         self._lost = 0  # lines that could not be written since the last that could
         self._path = run_dir / "status.json"
         self._written = 0.0
@@ -114,6 +116,27 @@ class Reporter:
             self.event("health", step, name="disk", severity="warning", message=message)
         for name in set(bad) - STEP_FIGURES:
             self.event("health", step, name="nonfinite", severity="error", message=f"{name} is not finite")
+        self._track(step, {name: float(v) for name, v in values.items() if v is not None and name not in bad})
+
+    def track(self, tracker: Tracker) -> None:
+        """Hand metrics to a tracker of others as well."""
+        self._tracker = tracker
+
+    def _track(self, step: int, values: dict[str, float]) -> None:
+        try:
+            self._tracker.log(step, values)
+        except Exception as e:  # noqa: BLE001 - code of others, which may raise anything: it must not end the run
+            self._tracker = NoTracker()
+            message = f"the tracker failed and gets no more metrics: {type(e).__name__}: {e}"[:500]
+            self.event("health", step, name="tracker", severity="warning", message=message)
+
+    def close(self) -> None:
+        """Let the tracker write what it still holds back."""
+        try:
+            self._tracker.close()
+        except Exception as e:  # noqa: BLE001 - as above
+            say(f"the tracker did not close: {type(e).__name__}: {e}")
+        self._tracker = NoTracker()
 
     def event(self, kind: str, step: int, **details: Any) -> None:
         """One event, also as a line of the log."""

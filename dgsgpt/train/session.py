@@ -23,6 +23,7 @@ from dgsgpt.train.sensors import Sensors
 from dgsgpt.train.settle import renew
 from dgsgpt.train.setup import open_workshop
 from dgsgpt.train.stepper import Figures, StepResult
+from dgsgpt.train.trackers import open_tracker
 
 EXIT_STOPPED = 143
 LOCK_TIMEOUT_S = 5.0
@@ -62,6 +63,8 @@ def train_run(run_dir: Path, stop: StopRequest) -> int:
             text = str(e).strip().splitlines()
             _fail(reporter, session, f"{type(e).__name__}: {text[0] if text else ''}"[:500])
             return 1
+        finally:
+            reporter.close()
 
 
 def _fail(reporter: Reporter, session: Session | None, message: str) -> None:
@@ -99,6 +102,7 @@ class Session:
             self.archive.check(path)
             dropped = self._go_back(path)
             self.reporter.event("resume", self.progress.step, path=path.name, superseded_lines=dropped)
+        self.reporter.track(open_tracker(self.run_.path, self.config, self.progress.step))
 
     def _go_back(self, path: Path) -> int:
         """Continue from the checkpoint at `path`; gives how many lines of metrics are past it and now dropped."""
