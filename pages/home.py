@@ -5,10 +5,11 @@ from __future__ import annotations
 import streamlit as st
 
 from dgsgpt import format as fmt
+from dgsgpt import run_queue
 from dgsgpt.launch import start_demo
 from dgsgpt.profiles import choose_profile, load_profile
 from dgsgpt.runs import Run
-from dgsgpt.ui import atoms, run_cards, state
+from dgsgpt.ui import atoms, queue_view, run_cards, state
 from dgsgpt.ui.app import page_file
 from dgsgpt.ui.atoms import markup
 
@@ -137,6 +138,7 @@ title(all_runs, live_now)
 run_cards.show_flash()
 ended = [run for run in all_runs if run not in live_now]
 overview(live_now, ended[0] if ended else None)
+queue_view.card(state.root(), run_queue.read_queue(state.root()), live_now)
 begin()
 if ended:
     recent(ended)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dgsgpt.ui import theme, theme_watch
+from dgsgpt.run_queue import ensure_runner
+from dgsgpt.ui import state, theme, theme_watch
 from dgsgpt.ui.app import ASSETS, PAGES, page_file
 
 
@@ -22,7 +23,13 @@ def navigate() -> None:
     page = st.navigation(pages, position="top")
     theme.page_css()
     theme_watch.watch()
+    keep_queue_going()
     page.run()
+
+
+def keep_queue_going() -> None:
+    """After a reboot nothing works the queue off until somebody opens the dashboard."""
+    state.attempt(ensure_runner, state.root())
 
 
 navigate()

@@ -168,7 +168,17 @@ def test_every_page_is_drawn_without_complaint(server: Server, browser: Browser,
     make_run(server.runs, "one", "finished", 1000)
     make_run(server.runs, "two", "running", 300)
     opened, watch = open_page(browser, width=width, scheme=scheme)
-    for name in ("", "data", "configure", "train?run=one", "train?run=two", "checkpoints", "playground", "evaluate"):
+    for name in (
+        "",
+        "data",
+        "configure",
+        "train?run=one",
+        "train?run=two",
+        "runs?run=one&run=two",
+        "checkpoints",
+        "playground",
+        "evaluate",
+    ):
         visit(opened, server.page(name))
         assert opened.evaluate("document.documentElement.scrollWidth") <= width, f"{name} scrolls sideways"
     check_page(opened, watch)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from dgsgpt import files
+from dgsgpt import files, run_queue
 from dgsgpt.errors import RunError
-from dgsgpt.runs import list_runs
+from dgsgpt.runs import create_run, list_runs
 from tests.pages.conftest import OpenPage, button, html_of, labels
-from tests.run_factory import make_run, write_status
+from tests.run_factory import config, make_run, write_status
 
 
 def test_without_runs_it_offers_the_demo(open_page: OpenPage) -> None:
@@ -128,3 +128,17 @@ def test_many_runs_are_shortened_and_counted(open_page: OpenPage, runs_dir: Path
     assert sum(label == ":blue[Open]" for label in labels(app)) == 8
     assert "run9" in html_of(app)
     assert ">run0<" not in html_of(app)
+
+
+def test_runs_that_wait_are_shown_and_the_queue_goes_on_by_itself(
+    open_page: OpenPage, runs_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Path] = []
+    monkeypatch.setattr(run_queue.subprocess, "Popen", lambda command, **_: started.append(Path(command[3])))
+    run_queue.enqueue(create_run(runs_dir, config(), "tonight"))
+    started.clear()
+    app = open_page("home")
+    assert "tonight" in html_of(app)
+    assert "Hold" in labels(app)
+    assert started
+    assert set(started) == {runs_dir}
