@@ -259,16 +259,21 @@ def print_kept(found: Sequence[Kept]) -> None:
         "loss",
         "perplexity",
         "bits/byte",
+        "made",
         "when",
         "weights",
     ]
     rows = [
         [one.text_name, "/".join(part[:8] for part in one.comparable), one.run.id, one.step, one.record["context"],
-         one.record["stride"], one.result("loss"), perplexity(one.result("ppl")), one.bpb, ago(one.time, now),
-         one.state]
+         one.record["stride"], one.result("loss"), perplexity(one.result("ppl")), one.bpb, _made(one),
+         ago(one.time, now), one.state]
         for one in found
     ]  # fmt: skip
     print_table(header, rows) if rows else click.echo("nothing was kept yet; `dgsgpt eval RUN` keeps its result")
+
+
+def _made(one: Kept) -> str:
+    return "on request" if one.automatic is None else f"every {one.automatic:,} steps"
 
 
 def diagnose(root: Path) -> dict[str, str]:

@@ -182,7 +182,12 @@ def _sample_file(opened: Checkpoint, settings: dict[str, Any], rules: dict[str, 
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
 @click.option("--details", is_flag=True, help="Also the hardest and easiest passages, and how sure it is.")
 @click.option("--keep/--no-keep", default=True, show_default=True, help="Keep the result with the checkpoint.")
-@click.option("--list", "listed", is_flag=True, help="List what was kept, of all runs or of CHECKPOINT (a run, too).")
+@click.option(
+    "--list",
+    "listed",
+    is_flag=True,
+    help="List what was kept, of all runs or of CHECKPOINT (a run, too), and what trainers found at checkpoints.",
+)
 @json_option
 @runs_dir_option
 def evaluate(
@@ -298,12 +303,14 @@ def _keep(opened: Checkpoint, result: Report, what: str, how: dict[str, str | No
 def _list_kept(root: Path, reference: str | None, as_json: bool) -> None:
     from dgsgpt import console
     from dgsgpt.catalog_commands import find_target
+    from dgsgpt.evaluation import automatic
     from dgsgpt.evaluation.kept import list_kept
     from dgsgpt.runs import list_runs
 
     target = None if reference is None else find_target(reference, root)
     runs = list_runs(root) if target is None else [target.owner]
-    found, damaged = list_kept(runs, checkpoint=target.name if target else None)
+    made = automatic.saved(automatic.of_runs(runs))
+    found, damaged = list_kept(runs, checkpoint=target.name if target else None, more=made)
     if as_json:
         print_json({"evaluations": [one.to_dict() for one in found], "damaged": damaged})
         return

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from dgsgpt.launch import start_demo
-from dgsgpt.ui import atoms, evaluate_form, evaluate_kept, evaluate_view, run_cards, state
+from dgsgpt.ui import atoms, evaluate_automatic, evaluate_form, evaluate_kept, evaluate_view, run_cards, state
 from dgsgpt.ui import checkpoint_table as table
 from dgsgpt.ui.app import page_file
 from dgsgpt.ui.checkpoint_cards import config_of
@@ -36,7 +36,10 @@ def main(found: Sequence[Entry]) -> None:
     work, done = evaluate_form.card(entry, config, asked_for)
     if done:
         evaluate_view.draw(done.report, run_color(entry.run.color_slot))
-    evaluate_kept.section(state.runs(), entry)
+    runs = state.runs()
+    automatic = evaluate_automatic.read(runs)
+    evaluate_kept.section(runs, entry, automatic)
+    evaluate_automatic.section(automatic, entry)
     if work:
         work()
 

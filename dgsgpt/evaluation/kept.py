@@ -69,6 +69,12 @@ class Kept:
         """Bits per byte."""
         return self.result("bpb")
 
+    @property
+    def automatic(self) -> int | None:
+        """Every how many steps the trainer made such an evaluation by itself; None for one that was asked for."""
+        every = self.record.get("automatic")
+        return every if isinstance(every, int) else None
+
     def result(self, name: str) -> float | None:
         """One of the figures: loss, ppl, bpb, tokens, bytes, accuracy, calibration_error; None if there is none."""
         value = self.record["results"].get(name)
@@ -82,11 +88,15 @@ class Kept:
 
     @property
     def state(self) -> str:
-        """`whole`, or that the checkpoint is `gone` or was `replaced` by one with other weights."""
+        """`whole`, or that the checkpoint is `gone` or was `replaced` by one with other weights.
+
+        Not all that a trainer evaluates is saved; that is `not saved` where it is not there.
+        """
         try:
             weights = listed_files(self.path)[MODEL]["sha256"]
         except CheckpointError:
-            return "gone" if not self.path.is_dir() else "damaged"
+            missing = "gone" if self.automatic is None else "not saved"
+            return missing if not self.path.is_dir() else "damaged"
         return "replaced" if self.record.get("weights_sha256", weights) != weights else "whole"
 
     def to_dict(self) -> dict[str, Any]:
@@ -240,16 +250,17 @@ def _is_number(value: Any) -> bool:
 
 
 def list_kept(
-    runs: Iterable[Run], *, checkpoint: str | None = None, text_sha256: str | None = None
+    runs: Iterable[Run], *, checkpoint: str | None = None, text_sha256: str | None = None, more: Iterable[Kept] = ()
 ) -> tuple[list[Kept], int]:
     """What was kept of some runs, of one checkpoint's name or one text if given, and how many lines are damaged.
 
+    `more` are listed among them, such as those made while training (see `dgsgpt.evaluation.automatic`).
     By text, the one evaluated last first; for each text the fewest bits per byte first.
 
     Raises:
         RunError: a file is there and cannot be read.
     """
-    found: list[Kept] = []
+    found = list(more)
     damaged = 0
     for run in runs:
         some, bad = read(run)

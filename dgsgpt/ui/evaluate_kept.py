@@ -10,6 +10,7 @@ import streamlit as st
 
 from dgsgpt import format as fmt
 from dgsgpt.errors import DgsgptError
+from dgsgpt.evaluation.automatic import saved
 from dgsgpt.evaluation.kept import Kept, list_kept
 from dgsgpt.runs import Run
 from dgsgpt.ui import atoms
@@ -23,12 +24,12 @@ _HEADER = ("checkpoint", "", "bits/byte", "perplexity", "loss", "context", "stri
 _COLUMNS = "minmax(120px,1fr) 84px 72px 76px 62px 60px 60px 84px"
 
 
-def section(runs: Sequence[Run], entry: Entry) -> None:
-    """The table of what was kept, with the picked checkpoint marked."""
+def section(runs: Sequence[Run], entry: Entry, automatic: Sequence[Kept] = ()) -> None:
+    """The table of what was kept, and of `automatic` evaluations of checkpoints, with the picked one marked."""
     with st.container(border=True, gap="xsmall", key="ev_card_kept"):
         atoms.head("Kept results", note="of all runs, by text; the best first")
         try:
-            found, damaged = list_kept(runs)
+            found, damaged = list_kept(runs, more=saved(automatic))
         except DgsgptError as error:
             atoms.para(markup("✕ {}", str(error)), role="bad")
             return
@@ -40,7 +41,7 @@ def section(runs: Sequence[Run], entry: Entry) -> None:
             atoms.note(f"▲ {fmt.plural(damaged, 'damaged line')} left out", role="warn")
         atoms.note(
             "Bits per byte compare across tokenizers on the same text, where context and stride are alike; loss and "
-            f"perplexity are per token and do not. All of it: {COMMAND}"
+            f"perplexity are per token and do not. “auto” was made by the trainer. All of it: {COMMAND}"
         )
 
 
@@ -49,7 +50,8 @@ def distinct(found: Iterable[Kept]) -> list[Kept]:
     latest: dict[object, Kept] = {}
     for kept in found:
         say = kept.record.get
-        how = (say("context"), say("stride"), say("rope_scaling"), say("weights_sha256"), say("document_separator"))
+        how = (say("context"), say("stride"), say("rope_scaling"), say("weights_sha256"), say("document_separator"),
+               kept.automatic)  # fmt: skip
         key = (kept.comparable, kept.run.id, kept.checkpoint, how)
         if key not in latest or kept.time > latest[key].time:
             latest[key] = kept
@@ -89,7 +91,13 @@ def heading(group: Sequence[Kept]) -> Html:
 def row(kept: Kept, entry: Entry) -> tuple[object, ...]:
     """One line; a checkpoint that is gone or has other weights by now is said to."""
     name = atoms.run_name(f"{kept.run.id}, step {fmt.number(kept.step)}", run_color(kept.run.color_slot), strong=False)
-    mark: object = atoms.tag("this", "accent") if is_of(kept, entry) else ""
+    mark: object = ""
+    if is_of(kept, entry):
+        mark = atoms.tag("this" if kept.automatic is None else "this, auto", "accent")
+    elif kept.automatic is not None:
+        mark = markup(
+            '<span title="automatic, every {} steps">{}</span>', fmt.number(kept.automatic), atoms.tag("auto")
+        )
     if kept.state != "whole":
         mark = atoms.tag(kept.state, "warn")
     counts = (fmt.number(kept.record[key]) for key in ("context", "stride"))
