@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -134,7 +135,8 @@ def test_runs_that_wait_are_shown_and_the_queue_goes_on_by_itself(
     open_page: OpenPage, runs_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[Path] = []
-    monkeypatch.setattr(run_queue.subprocess, "Popen", lambda command, **_: started.append(Path(command[3])))
+    fake = SimpleNamespace(Popen=lambda command, **_: started.append(Path(command[3])), DEVNULL=None, STDOUT=None)
+    monkeypatch.setattr(run_queue, "subprocess", fake)
     run_queue.enqueue(create_run(runs_dir, config(), "tonight"))
     started.clear()
     app = open_page("home")
