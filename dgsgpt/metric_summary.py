@@ -17,33 +17,40 @@ LOSS, VALIDATION = "loss/train", "loss/val"
 
 @dataclass(frozen=True)
 class MetricSummary:
-    """The last step and finite value of every metric, the lowest validation loss, the smoothed training loss.
+    """The last step and finite value of every metric, the lowest of each figure of validation, a curve of the loss.
 
-    `spark` has at most `SPARK_POINTS` values, extremes kept; the smoothing suits the number of rows.
+    `lowest` has value and step by name. `spark` is the smoothed training loss in at most `SPARK_POINTS` values with
+    extremes kept; the smoothing suits the number of rows.
     """
 
     rows: int = 0
     step: int = 0
     last: Mapping[str, float] = field(default_factory=dict)
-    best_val: float | None = None
-    best_val_step: int | None = None
+    lowest: Mapping[str, tuple[float, int]] = field(default_factory=dict)
     spark: tuple[float, ...] = ()
+
+    @property
+    def best_val(self) -> float | None:
+        """The lowest validation loss."""
+        return self.lowest[VALIDATION][0] if VALIDATION in self.lowest else None
+
+    @property
+    def best_val_step(self) -> int | None:
+        """The step of the lowest validation loss."""
+        return self.lowest[VALIDATION][1] if VALIDATION in self.lowest else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values without NaN, for JSON."""
-        return {**asdict(self), "last": dict(self.last), "spark": [round(value, 6) for value in self.spark]}
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, told: Mapping[str, Any]) -> MetricSummary | None:
         """The summary that `to_dict` wrote; None when it is of another form."""
         try:
             last = {str(name): float(value) for name, value in told["last"].items()}
-            best, at = told["best_val"], told["best_val_step"]
+            lowest = {str(name): (float(value), int(at)) for name, (value, at) in told["lowest"].items()}
             spark = tuple(float(value) for value in told["spark"][:SPARK_POINTS])
-            return cls(
-                int(told["rows"]), int(told["step"]), last, None if best is None else float(best),
-                None if at is None else int(at), spark,
-            )  # fmt: skip
+            return cls(int(told["rows"]), int(told["step"]), last, lowest, spark)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             return None
 
@@ -55,16 +62,14 @@ def summarise(columns: Mapping[str, np.ndarray]) -> MetricSummary:
         return MetricSummary()
     found = {name: last_finite(columns[name]) for name in columns if name != "step"}
     last = {name: value for name, value in found.items() if value is not None}
-    best, at = _best(steps, columns.get(VALIDATION))
-    return MetricSummary(len(steps), int(steps[-1]), last, best, at, _spark(columns.get(LOSS)))
+    lowest = {name: _lowest(steps, columns[name]) for name in last if name.endswith("/val")}
+    return MetricSummary(len(steps), int(steps[-1]), last, lowest, _spark(columns.get(LOSS)))
 
 
-def _best(steps: np.ndarray, losses: np.ndarray | None) -> tuple[float | None, int | None]:
-    known = np.flatnonzero(np.isfinite(losses)) if losses is not None else np.empty(0, int)
-    if losses is None or not len(known):
-        return None, None
-    at = known[int(np.argmin(losses[known]))]
-    return float(losses[at]), int(steps[at])
+def _lowest(steps: np.ndarray, values: np.ndarray) -> tuple[float, int]:
+    known = np.flatnonzero(np.isfinite(values))
+    at = known[int(np.argmin(values[known]))]
+    return float(values[at]), int(steps[at])
 
 
 def _spark(losses: np.ndarray | None) -> tuple[float, ...]:
@@ -72,4 +77,5 @@ def _spark(losses: np.ndarray | None) -> tuple[float, ...]:
     if len(known) < 2:
         return ()
     smooth = ema(known, smoothing_for(len(known)))
-    return tuple(decimate(np.arange(len(smooth)), smooth, SPARK_POINTS)[1].tolist())
+    thin = decimate(np.arange(len(smooth)), smooth, SPARK_POINTS)[1]
+    return tuple(thin[np.isfinite(thin)].tolist())

@@ -5,73 +5,41 @@ Everything durable is a file of a run; what is kept here can be lost at any time
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import streamlit as st
 
 from dgsgpt.config import RunConfig
 from dgsgpt.errors import ConfigError, DgsgptError
 from dgsgpt.hardware import Hardware, detect
-from dgsgpt.metrics import EVENTS, MetricsTail, read_events
+from dgsgpt.metric_shelf import CurvePoints, MetricShelf, file_stamp
+from dgsgpt.metric_shelf import Reading as Metrics
+from dgsgpt.metric_summary import MetricSummary
+from dgsgpt.metrics import EVENTS, METRICS, read_events
 from dgsgpt.planner import Plan, plan
 from dgsgpt.runs import Run, list_runs, runs_root
+from dgsgpt.supervise import PAUSE_FILE, SAVE_FILE
 
+__all__ = ["Metrics"]
 REFRESH_S = 2.0
 HISTORY = 60
 
 
-@dataclass(frozen=True)
-class Metrics:
-    """A run's metrics now: the frame, how many damaged lines were left out, and a number that grows with it."""
-
-    frame: pd.DataFrame
-    skipped: int
-    revision: int
-
-    def last(self, key: str) -> float | None:
-        """The latest known value of a metric, or None."""
-        values = self.column(key)
-        return float(values[-1]) if len(values) else None
-
-    def column(self, key: str) -> Any:
-        """All known values of a metric as an array, in the order of steps; empty when it was never written."""
-        return (
-            self.frame[key].dropna().to_numpy(dtype=float) if key in self.frame else pd.Series(dtype=float).to_numpy()
-        )
-
-
-class _Reader:
-    """One tail of a run's metrics, shared by all sessions."""
-
-    def __init__(self, path: Path) -> None:
-        self._tail = MetricsTail(path)
-        self._lock = threading.Lock()
-        self._revision = 0
-
-    def read(self) -> Metrics:
-        with self._lock:
-            if self._tail.refresh():
-                self._revision += 1
-            return Metrics(self._tail.frame, self._tail.skipped, self._revision)
-
-
-@st.cache_resource(max_entries=64, show_spinner=False)
-def _reader(path: Path, created_at: float) -> _Reader:
-    return _Reader(path)
-
-
-@st.cache_data(max_entries=64, show_spinner=False)
-def _events(path: Path, stamp: tuple[int, int]) -> list[dict[str, Any]]:
-    return read_events(path)
+@st.cache_resource(show_spinner=False)
+def _shelf() -> MetricShelf:
+    return MetricShelf()
 
 
 @st.cache_resource(max_entries=256, show_spinner=False)
+def _events(path: Path, stamp: tuple[int, ...]) -> list[dict[str, Any]]:
+    return read_events(path)
+
+
+@st.cache_resource(max_entries=4096, show_spinner=False)
 def _config(path: Path, created_at: float, _run: Run) -> RunConfig | None:
     try:
         return _run.config
@@ -79,7 +47,7 @@ def _config(path: Path, created_at: float, _run: Run) -> RunConfig | None:
         return None
 
 
-@st.cache_resource(max_entries=256, show_spinner=False)
+@st.cache_resource(max_entries=4096, show_spinner=False)
 def _plan(path: Path, created_at: float, _run: Run) -> Plan | None:
     known = _config(path, created_at, _run)
     try:
@@ -117,16 +85,64 @@ def config_problem(run: Run) -> str | None:
 
 def metrics(run: Run) -> Metrics:
     """The run's metrics now; costs only what was written since the last call."""
-    return _reader(run.path, run.created_at).read()
+    return _shelf().read(run.path)
+
+
+def prefetch(runs: Iterable[Run]) -> None:
+    """Read the metrics of several runs side by side; call it before drawing many, `metrics` and `curve` then wait for
+    nothing."""
+    _shelf().prefetch([run.path for run in runs])
+
+
+def curve(run: Run, key: str, axis: str = "step", weight: float = 0.0, points: int = 2000) -> CurvePoints:
+    """Metric `key` over the metric `axis`, smoothed with EMA weight on all points, then thinned out to `points`.
+
+    Extremes are kept; `total` says of how many. It is made anew only when the run has written more, and the run's
+    columns need not stay in memory for it: the way to draw many runs.
+    """
+    return _shelf().curve(run.path, key, axis, weight, points)
+
+
+def summary(run: Run) -> MetricSummary:
+    """Last and lowest figures and a small curve: all that a card or a row shows of a run, without its columns."""
+    return _shelf().summary(run.path)
+
+
+def summaries(runs: Sequence[Run], within_s: float | None = None) -> list[MetricSummary | None]:
+    """`summary` of many runs, read side by side; of a run that is over it costs one look at its directory.
+
+    With `within_s` a page never waits longer: what is not known by then is None, or as it was before, and goes on
+    being read. Let a `polling.Poller` with `pending` in its stamp draw the list again.
+    """
+    return _shelf().summaries([run.path for run in runs], within_s)
+
+
+def pending(runs: Iterable[Run]) -> int:
+    """How many of these runs `summaries` is still reading."""
+    return _shelf().pending([run.path for run in runs])
+
+
+def sparkline(run: Run) -> tuple[float, ...]:
+    """The smoothed training loss in at most 120 values with extremes kept; empty when there are less than two."""
+    return summary(run).spark
+
+
+def stamp(run: Run) -> tuple[object, ...]:
+    """What is another tuple whenever there is something new to draw of a run: metrics, events, its state, requests.
+
+    It reads no metrics: for `polling`, and as a key of what is kept. How far a live run is between two lines of
+    metrics, and how long ago things were, is not in it.
+    """
+    status = run.status()
+    asked = tuple((run.path / name).exists() for name in (PAUSE_FILE, SAVE_FILE))
+    written = (file_stamp(run.path / METRICS), file_stamp(run.path / EVENTS))
+    return str(run.path), run.created_at, *written, status.state, status.paused, *asked
 
 
 def events(run: Run) -> list[dict[str, Any]]:
-    """The run's events now; read again only when the file changed."""
-    try:
-        stat = (run.path / EVENTS).stat()
-    except OSError:
-        return []
-    return _events(run.path, (stat.st_mtime_ns, stat.st_size))
+    """The run's events now, not to be changed; read again only when the file changed."""
+    now = file_stamp(run.path / EVENTS)
+    return _events(run.path, now) if now else []
 
 
 def planned(run: Run) -> Plan | None:
