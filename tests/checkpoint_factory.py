@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -66,3 +67,21 @@ def flip_a_bit(path: Path) -> None:
     data = bytearray((path / ck.MODEL).read_bytes())
     data[-1] ^= 1
     (path / ck.MODEL).write_bytes(data)
+
+
+def spoil(path: Path, value: float) -> None:
+    """Fill the weights of a checkpoint with `value`, as a training that diverged would have left them."""
+    opened = ck.load_checkpoint(path)
+    tensors = {name: torch.full_like(tensor, value) for name, tensor in opened.model.state_dict().items()}
+    folder = path.parent
+    shutil.rmtree(path)
+    ck.save_checkpoint(
+        folder,
+        opened.metadata["step"],
+        model_tensors=tensors,
+        optimizer_tensors={"rng.cpu": torch.get_rng_state()},
+        state={"step": opened.metadata["step"]},
+        config=opened.config,
+        tokenizer=opened.tokenizer,
+        metadata=dict(opened.metadata),
+    )

@@ -1,4 +1,4 @@
-"""Writing with a model on a page: the sampling panel, the stream that Stop can end, and how text is shown.
+"""Writing with a model on a page: what is being written, the stream that Stop can end, and how text is shown.
 
 A press of any button makes Streamlit end the running script at the next thing it draws. So whatever must survive is
 in the session before it is drawn: an `Output` grows there piece by piece, and a stream that is cut off keeps its text.
@@ -6,37 +6,30 @@ in the session before it is drawn: an `Output` grows there piece by piece, and a
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
-
-import streamlit as st
 
 from dgsgpt import format as fmt
 from dgsgpt.errors import DgsgptError
-from dgsgpt.ui import atoms, engines
-from dgsgpt.ui.atoms import Html, esc, markup, text
+from dgsgpt.ui import engines
+from dgsgpt.ui.atoms import Html, esc, markup
 from dgsgpt.ui.checkpoint_table import Entry, told
+from dgsgpt.ui.sampling_panel import MAX_NEW_TOKENS as MAX_NEW_TOKENS
+from dgsgpt.ui.sampling_panel import MAX_SEED as MAX_SEED
 from dgsgpt.ui.theme import c, rgba
 
 if TYPE_CHECKING:
-    from streamlit.delta_generator import DeltaGenerator
-
     from dgsgpt.generation import Stats
+    from dgsgpt.inspect.tokens import Choice
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "Greedy": {"pg_temp": 0.0, "pg_top_p": 1.0, "pg_top_k": "off"},
-    "Even": {"pg_temp": 0.8, "pg_top_p": 0.95, "pg_top_k": 50},
-    "Wild": {"pg_temp": 1.2, "pg_top_p": 1.0, "pg_top_k": "off"},
-}
-TOP_K = ("off", 1, 2, 5, 10, 20, 50, 100, 200, 500)
-MAX_NEW_TOKENS, MAX_SEED = 4096, 2**31 - 1
-DEFAULTS: dict[str, Any] = {**PRESETS["Even"], "pg_new": 128, "pg_seed": 42, "pg_stop_at": ""}
-HISTORY = 12
 _FRAME_S, _SLOW_FRAME_S = 0.05, 0.25
 _LONG_TEXT = 20_000
+_MOST_BEFORE = 20  # texts that can be gone back to
+SHOWN_PROMPT = 2_000  # characters of a prompt that are shown before what was written
 _ENDS = {
     "length": "as long as asked for",
     "end_of_text": "the model ended the text",
@@ -44,75 +37,9 @@ _ENDS = {
 }
 
 
-# ---------------------------------------------------------------- sampling
-def seed_state() -> None:
-    """Give the sampling settings their defaults where the session has none yet."""
-    for key, value in DEFAULTS.items():
-        st.session_state.setdefault(key, value)
-
-
-def preset_of(values: dict[str, Any]) -> str | None:
-    """The preset that these settings are, if they are one."""
-    return next((name for name, preset in PRESETS.items() if preset.items() <= values.items()), None)
-
-
-def _apply_preset() -> None:
-    chosen = st.session_state["pg_preset"]
-    st.session_state.update(PRESETS.get(chosen, {}))
-
-
-def sampling_panel() -> None:
-    """The settings of the sidebar; they live in the session under `pg_…`."""
-    seed_state()
-    st.session_state["pg_preset"] = preset_of({key: st.session_state[key] for key in PRESETS["Even"]})
-    kept: dict[str, Any] = {"persist_state": "session"}
-    atoms.h(markup('<div role="heading" aria-level="2" style="font-weight:600;font-size:15px">Sampling</div>'))
-    st.segmented_control(
-        "Preset", list(PRESETS), key="pg_preset", on_change=_apply_preset, width="stretch",
-        label_visibility="collapsed",
-    )  # fmt: skip
-    st.slider(
-        "Temperature", 0.0, 2.0, step=0.05, key="pg_temp", **kept,
-        help="Below 1 the likely becomes likelier, above 1 the unlikely. 0 always takes the likeliest token.",
-    )  # fmt: skip
-    st.slider(
-        "Top-p", 0.05, 1.0, step=0.01, key="pg_top_p", **kept,
-        help="Only the likeliest tokens that together have this probability. 1 keeps all.",
-    )  # fmt: skip
-    st.select_slider("Top-k", TOP_K, key="pg_top_k", **kept, help="Only this many of the likeliest tokens.")
-    left, right = st.columns(2, gap="xsmall")
-    left.number_input("New tokens", 1, MAX_NEW_TOKENS, step=32, key="pg_new", **kept)
-    right.number_input("Seed", 0, MAX_SEED, step=1, key="pg_seed", **kept, help="The same seed gives the same text.")
-    st.text_input("Stop at", placeholder="e.g. \\n\\n", key="pg_stop_at", **kept)
-    greedy = st.session_state["pg_temp"] == 0
-    atoms.note(
-        "At temperature 0 the seed, top-k and top-p change nothing." if greedy else "Order: temperature, top-k, top-p."
-    )
-
-
-def sampling() -> dict[str, Any]:
-    """The settings as `dgsgpt.generation.stream` takes them."""
-    state = st.session_state
-    top_k, stop = state["pg_top_k"], unescape(state["pg_stop_at"] or "")
-    return {
-        "max_new_tokens": int(state["pg_new"]),
-        "temperature": float(state["pg_temp"]),
-        "top_k": None if top_k == "off" else int(top_k),
-        "top_p": float(state["pg_top_p"]) if state["pg_top_p"] < 1 else None,
-        "seed": int(state["pg_seed"]),
-        "stop": stop or None,
-    }
-
-
-def unescape(written: str) -> str:
-    r"""`\n`, `\t` and `\\` as a person types them into one line, as the characters they mean."""
-    means = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
-    return re.sub(r"\\[nt\\]", lambda found: means[found[0]], written)
-
-
 def plain_label(text: str, limit: int = 44) -> str:
     """A text as one short line for a label that reads markdown: nothing in it has a meaning there."""
-    line = " ".join(text.split())
+    line = " ".join(text[: 20 * limit].split())
     line = line if len(line) <= limit else line[: limit - 1] + "…"
     return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|~:$&@])", r"\\\1", line)
 
@@ -133,6 +60,20 @@ class Output:
     stats: Stats | None = None
     block_size: int = 0
     problem: str | None = None
+    choices: list[Choice] | None = None  # what else could have stood at each token; None while that is not read
+    looking: bool = False
+    before: Output | None = None  # the text that this one continues or branches from
+
+    def headline(self) -> str:
+        """Speed, time to the first token and mean log p, e.g. `118 tok/s · first 24 ms · −2.41 nats/token`."""
+        stats = self.stats
+        if stats is None or not stats.ids:
+            return ""
+        parts = []
+        if stats.tokens:
+            parts = [f"{fmt.si(stats.tokens_per_s)} tok/s", f"first {fmt.duration(stats.first_token_s)}"]
+        mean = -sum(stats.nats) / len(stats.nats)
+        return " · ".join([*parts, f"{fmt.number(mean, 2)} nats/token"])
 
     def figures(self) -> str:
         """Speed, time to the first token and count, e.g. `118 tok/s · first 24 ms · 96 tokens`."""
@@ -166,7 +107,7 @@ class Shown:
 
 
 def write(entry: Entry, output: Output, draw: Callable[[], None]) -> None:
-    """Let the model of `entry` go on from `output.prompt`; `draw` shows the output, about 20 times a second.
+    """Let the model of `entry` go on from `output.prompt` and what is written; `draw` shows it 20 times a second.
 
     Ends early, with the text so far kept, when `draw` is interrupted by a press of Stop.
     """
@@ -192,8 +133,13 @@ def write(entry: Entry, output: Output, draw: Callable[[], None]) -> None:
 def _stream(engine: engines.Engine, output: Output, draw: Callable[[], None]) -> None:
     from dgsgpt.generation import stream
 
-    opened, drawn = engine.checkpoint, 0.0
-    with stream(opened.model, opened.tokenizer, output.prompt, **output.settings) as pieces:
+    opened, drawn, written = engine.checkpoint, 0.0, output.stats
+    before = list(written.ids) if written else []
+    with stream(opened.model, opened.tokenizer, output.prompt, written=before, **output.settings) as pieces:
+        if written:
+            pieces.stats.ids += before
+            pieces.stats.nats += written.nats
+            output.text = ""  # it comes again as the first piece
         output.stats = pieces.stats
         for piece in pieces:
             output.text += piece
@@ -204,9 +150,89 @@ def _stream(engine: engines.Engine, output: Output, draw: Callable[[], None]) ->
                 draw()
 
 
+def look(entry: Entry, output: Output, draw: Callable[[], None]) -> None:
+    """Read what else could have stood at each token of a text that is written; `draw` as in `write`.
+
+    An interruption leaves `looking` set; the next run may look again, or `give_up`.
+    """
+    from dgsgpt.inspect.tokens import read_choices
+
+    stats = output.stats
+    assert stats is not None, "only what was written can be looked at"
+    found: list[Choice] = []
+    output.looking = True
+    try:
+        with engines.opened(entry.info.path) as engine, engine.turn(draw):
+            opened, drawn = engine.checkpoint, time.monotonic()
+            for part in read_choices(opened.model, opened.tokenizer, output.prompt, stats.ids):
+                found += part
+                now = time.monotonic()
+                if now - drawn >= _SLOW_FRAME_S:
+                    output.busy, drawn = (
+                        f"reading the alternatives, {fmt.percent(len(found) / len(stats.ids), 0)}…",
+                        now,
+                    )
+                    draw()
+    except DgsgptError:  # deleted or damaged since: the text stays, without alternatives
+        found = []
+    finally:
+        output.busy = ""
+    output.choices, output.looking = found, False
+
+
+def give_up(outputs: Sequence[Output]) -> None:
+    """Do without the alternatives that were being read when Stop was pressed."""
+    for output in outputs:
+        if output.looking:
+            output.choices, output.looking = [], False
+
+
+def unread(output: Output) -> bool:
+    """Whether a text has tokens whose alternatives are still to be read."""
+    return output.choices is None and output.stats is not None and bool(output.stats.ids)
+
+
+# ---------------------------------------------------------------- going on from a text
+def continued(output: Output, settings: dict[str, Any]) -> Output:
+    """The same text, to be written on by `settings` with its own seed, as if it had never stopped."""
+    assert output.stats is not None, "only what was written can be continued"
+    return _following(output, settings, output.stats.ids, output.stats.nats, output.text)
+
+
+def branched(output: Output, at: int, token: int, text: str, settings: dict[str, Any]) -> Output | None:
+    """The text up to token `at` with `token` in its place, to be written on; `text` is what that reads.
+
+    None when it was not among the alternatives there.
+    """
+    stats, choices = output.stats, output.choices or []
+    if stats is None or not 0 <= at < min(len(choices), len(stats.ids)):
+        return None
+    nats = [-math.log(max(share, 1e-300)) for other, share in choices[at].likeliest if other == token]
+    if not nats:
+        return None
+    return _following(output, settings, [*stats.ids[:at], token], [*stats.nats[:at], nats[0]], text)
+
+
+def _following(
+    output: Output, settings: dict[str, Any], ids: Sequence[int], nats: Sequence[float], text: str
+) -> Output:
+    assert output.stats is not None
+    seed = output.stats.seed
+    stats = replace(
+        output.stats, tokens=0, seconds=0.0, first_token_s=None, finish_reason=None, ids=list(ids), nats=list(nats)
+    )
+    before, depth = output, 1
+    while before.before is not None and depth < _MOST_BEFORE:
+        before, depth = before.before, depth + 1
+    before.before = None
+    return replace(
+        output, settings={**settings, "seed": seed}, text=text, stats=stats, problem=None, choices=None, before=output
+    )
+
+
 # ---------------------------------------------------------------- showing
 _TEXT = (
-    '<div style="font-size:15px;line-height:25px;white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:isolate" '
+    '<div style="font-size:15px;line-height:27px;white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:isolate" '
     'aria-live="off"><span style="color:{}">{}</span>{}</div>'
 )
 
@@ -233,37 +259,32 @@ def text_html(
 
 def output_html(title: object, value: object, body: object, remark: object, problem: str | None = None) -> Html:
     """The card of a text: heading with a value right, the text, and a grey remark or what went wrong."""
-    heading = markup(
-        '<div style="display:flex;flex-wrap:wrap;align-items:baseline;gap:0 8px;line-height:20px;margin-bottom:8px">'
+    return markup("{}{}{}", heading_html(title, value, 8), body, remark_html(remark, problem, 8))
+
+
+def heading_html(title: object, value: object, below: int = 0) -> Html:
+    """The first line of a card: its title, and a value right."""
+    return markup(
+        '<div style="display:flex;flex-wrap:wrap;align-items:baseline;gap:0 8px;line-height:20px;margin-bottom:{}px">'
         '<span role="heading" aria-level="3" style="font-weight:600;font-size:14px">{}</span>'
         '<span style="margin-left:auto;font-size:13px;color:{}">{}</span></div>',
-        title, c("ink2"), value,
+        below, title, c("ink2"), value,
     )  # fmt: skip
-    below = markup(
-        '<div style="font-size:12.5px;line-height:17px;color:{};padding-top:8px">{}</div>', c("ink3"), remark
-    )
+
+
+def remark_html(remark: object, problem: str | None = None, above: int = 0) -> Html:
+    """The last line of a card: a grey remark, or what went wrong."""
     if problem:
-        below = markup(
-            '<div role="alert" style="font-size:13.5px;line-height:19px;color:{};padding-top:8px;'
+        return markup(
+            '<div role="alert" style="font-size:13.5px;line-height:19px;color:{};padding-top:{}px;'
             'overflow-wrap:anywhere">✕ {}</div>',
-            c("bad"), problem,
+            c("bad"), above, problem,
         )  # fmt: skip
-    return markup("{}{}{}", heading, body, below)
+    return markup(
+        '<div style="font-size:12.5px;line-height:17px;color:{};padding-top:{}px">{}</div>', c("ink3"), above, remark
+    )
 
 
-def show(output: Output, slot: DeltaGenerator, *, title: object = "", split_at: int | None = None) -> None:
-    """Draw an output into its slot: heading with figures, text, remark or error."""
-    letter = markup('<span style="color:{}">{}</span>&nbsp; ', output.color, output.letter) if output.letter else ""
-    heading = markup("{}{}", letter, title or output.name)
-    shown = text_html(output.prompt, output.text, output.color, split_at)
-    slot.html(output_html(heading, output.figures(), shown, output.remark(), output.problem))
-
-
-def prompt_note(entry: Entry, prompt: str, block_size: int | None) -> tuple[Html, bool]:
-    """The length of a prompt in the checkpoint's tokens, or why it cannot be used, and whether it can."""
-    try:
-        tokens = len(engines.tokenizer(entry.info.path).encode(prompt))
-    except DgsgptError as error:
-        return text(f"✕ {told(error, entry)}", "bad", px=13), False
-    room = f" of {fmt.number(block_size)}" if block_size else ""
-    return text(f"{fmt.number(tokens)} tokens{room}", "ink3", px=13), True
+def shown_prompt(prompt: str) -> str:
+    """A prompt as it stands before what was written: of a long one the end."""
+    return prompt if len(prompt) <= SHOWN_PROMPT else "… " + prompt[-SHOWN_PROMPT:]
