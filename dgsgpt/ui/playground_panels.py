@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from dgsgpt.ui import attention_view, beams_view, surprise_view
+from dgsgpt.ui import attention_view, batch_view, beams_view, surprise_view
 from dgsgpt.ui.playground_view import Shown
 
 Panel = Callable[[Shown], None]
@@ -17,6 +17,7 @@ PANELS: dict[str, Panel] = {
     "Attention and routing": attention_view.panel,
     "Surprise of a text": surprise_view.panel,
     "Beams": beams_view.panel,
+    "Batch": batch_view.panel,
 }
 
 
