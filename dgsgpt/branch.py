@@ -42,8 +42,9 @@ class Source:
 
     @classmethod
     def open(cls, path: Path) -> Source:
-        """Raises CheckpointError where a file is damaged."""
+        """Raises CheckpointError where a file is damaged, or its weights are quantized."""
         ck.verify(path)
+        ck.refuse_quantized(path, "trained")
         info = ck.describe(path)
         return cls(path, info.run_id, info.step, load_config(path / ck.CONFIG))
 
@@ -66,6 +67,7 @@ def base_config(path: Path, config: RunConfig, overrides: Iterable[str] = ()) ->
     Raises:
         ConfigError: an override breaks a rule, or changes the shape of a weight.
     """
+    ck.refuse_quantized(path, "trained")
     known = load_config(path / ck.CONFIG).to_dict()
     values = config.to_dict()
     values = {**values, "model": known["model"], "data": {**values["data"], "tokenizer": tokenizer_settings(path)}}
@@ -104,6 +106,7 @@ def fork_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
     Raises:
         ConfigError: an override is unknown or breaks a rule.
     """
+    ck.refuse_quantized(path, "trained")
     values = load_config(path / ck.CONFIG).to_dict()
     for override in overrides:
         values = nest_override(values, override, RunConfig)

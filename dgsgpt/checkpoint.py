@@ -46,7 +46,7 @@ __all__ = [
     "CONFIG", "FORMAT_VERSION", "MANIFEST", "METADATA", "MODEL", "OPTIMIZER", "STATE", "TOKENIZER",
     "Checkpoint", "CheckpointInfo", "apply_weights", "best_of", "checkpoint_name", "describe", "discard",
     "find_checkpoint", "hash_file", "list_checkpoints", "listed_files", "load_checkpoint", "load_tensors",
-    "newest_valid", "prune", "remove_leftovers", "save_checkpoint", "verify",
+    "newest_valid", "prune", "refuse_quantized", "remove_leftovers", "save_checkpoint", "verify",
 ]  # fmt: skip
 MAX_HEADER_BYTES = 8_000_000
 MAX_FIGURE = 1e300
@@ -335,16 +335,35 @@ def load_checkpoint(path: str | Path, device: str = "cpu") -> Checkpoint:
         path = find_checkpoint(str(path.absolute()), path.absolute().parent)
     verify(path)
     config = load_config(path / CONFIG)
+    metadata = files.read_json(path / METADATA) or {}
     model = GPT(config.model).to(device)
+    if metadata.get("quantized") is not None:
+        from dgsgpt.model.quantized import Plan, install
+
+        install(model, Plan.read(metadata, path), path)
     apply_weights(model, load_tensors(path / MODEL, device), path, widen=True)
     return Checkpoint(
         path=path,
         model=model.eval(),
         tokenizer=load_tokenizer(path / TOKENIZER),
         config=config,
-        metadata=files.read_json(path / METADATA) or {},
+        metadata=metadata,
         state=files.read_json(path / STATE) or {},
     )
+
+
+def refuse_quantized(path: Path, doing: str) -> None:
+    """Refuse what needs the weights as they were learned, where they have been rounded; `doing` e.g. `trained`.
+
+    Raises:
+        CheckpointError: the checkpoint is quantized; names the one it was made of.
+    """
+    metadata = files.read_json(path / METADATA) or {}
+    kind, parent = metadata.get("quantized"), metadata.get("parent")
+    if kind is None:
+        return
+    origin = f"{parent.get('run')}@{parent.get('step')}" if isinstance(parent, dict) else "the one it was made of"
+    raise CheckpointError(f"{path}: is quantized to {kind} and cannot be {doing}; take {origin}, its origin")
 
 
 def apply_weights(model: GPT, tensors: Mapping[str, torch.Tensor], source: Path, widen: bool = False) -> None:

@@ -26,6 +26,10 @@ def check_startable(run: Run) -> None:
     status = run.status()
     if status.is_live:
         raise RunError(f"run {run.id!r} is already {status.state}; stop it first")
+    parent = run.facts.get("parent")
+    if isinstance(parent, dict) and parent.get("kind") == "quantize":
+        origin = f"{parent.get('run')}@{parent.get('step')}"
+        raise RunError(f"run {run.id!r} is a quantized model and cannot be trained; train from {origin}, its origin")
     if status.state == "finished" and run.config.train.steps <= status.step:
         raise RunError(
             f"run {run.id!r} has finished all {status.max_steps} steps; "

@@ -17,9 +17,9 @@ from dgsgpt.metrics import read_events
 from dgsgpt.runs import Run, list_runs
 from dgsgpt.trash import list_trash
 
-Kind = Literal["scratch", "import", "fork", "fine-tune", "unknown"]
+Kind = Literal["scratch", "import", "fork", "fine-tune", "quantize", "unknown"]
 Place = Literal["here", "in the trash", "deleted", "replaced", "a circle"]
-_KINDS: dict[str, Kind] = {"fork": "fork", "fine-tune": "fine-tune"}
+_KINDS: dict[str, Kind] = {"fork": "fork", "fine-tune": "fine-tune", "quantize": "quantize"}
 
 
 @dataclass(frozen=True)

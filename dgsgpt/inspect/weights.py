@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dgsgpt.checkpoint import MAX_HEADER_BYTES, MODEL
+from dgsgpt.checkpoint import MAX_HEADER_BYTES, MODEL, refuse_quantized
 from dgsgpt.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -131,6 +131,8 @@ def layer_distances(a: Path, b: Path) -> list[LayerDistance]:
 def _opened(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
+    if path.is_dir():
+        refuse_quantized(path, "measured weight by weight")
     file = path / MODEL if path.is_dir() else path
     try:
         with file.open("rb") as f:

@@ -48,6 +48,7 @@ def write_hf(checkpoint: Path, dest: Path, *, dtype: str = "float32", progress: 
     _refuse_taken(dest)
     progress("Verifying", 0.0)
     ck.verify(checkpoint)
+    ck.refuse_quantized(checkpoint, "exported")
     model = load_config(checkpoint / ck.CONFIG).model
     config = write_config(model)
     tokenizer = load_tokenizer(checkpoint / ck.TOKENIZER)

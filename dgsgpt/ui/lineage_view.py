@@ -14,7 +14,8 @@ from dgsgpt.ui import checkpoint_table as table
 from dgsgpt.ui.atoms import Html, markup, text
 from dgsgpt.ui.checkpoint_list import Entry, by_ref
 
-_BEGUN = {"fork": "forked", "fine-tune": "trained on", "unknown": "unknown"}
+_BEGUN = {"fork": "forked", "fine-tune": "trained on", "quantize": "quantized", "unknown": "unknown"}
+_BECAME = {"fork": "→ fork", "quantize": "→ quantized"}
 _MAX_CHILDREN = 6
 
 
@@ -75,7 +76,7 @@ def _ancestor(i: int, link: Link, found: Sequence[Entry]) -> None:
 
 def _child(node: RunNode, found: Sequence[Entry]) -> None:
     """A run that began here."""
-    _say(text("→ fork" if node.kind == "fork" else "→ fine-tuned", "ink3"))
+    _say(text(_BECAME.get(node.kind, "→ fine-tuned"), "ink3"))
     entry = None if node.trashed else by_ref(found, node.id)
     if entry is None:
         _say(markup("{}{}", node.id, text(" (in the trash)" if node.trashed else " (nothing saved yet)", "ink3")))
