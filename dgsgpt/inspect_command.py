@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     "--what", default="surprise", show_default=True, type=click.Choice(["surprise", "attention", "routing"]),
     help="What each token costs, where the heads of a layer look, or which experts each token passes.",
 )  # fmt: skip
+@click.option("--against", metavar="CHECKPOINT", help="surprise: another one to read the same text; the difference.")
 @click.option("--layer", type=int, help="Layer to look at, from 0 (attention: by default the last; routing: all).")
 @click.option(
     "--last", type=click.IntRange(1, 128), help="attention, routing: show so many of the last tokens.  [default: 48]"
@@ -35,25 +36,31 @@ if TYPE_CHECKING:
 @json_option
 @runs_dir_option
 def inspect(
-    root: Path, checkpoint: str, text: str | None, file: Path | None, what: str, layer: int | None, last: int | None,
-    top: int, device: str, as_json: bool,
+    root: Path, checkpoint: str, text: str | None, file: Path | None, what: str, against: str | None, layer: int | None,
+    last: int | None, top: int, device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Look into CHECKPOINT (a directory, RUN or RUN@STEP) while it reads a text."""
     if (text is None) == (file is None):
         raise click.UsageError("give either --text TEXT or --file FILE")
     if what == "surprise" and (layer, last) != (None, None):
         raise click.UsageError("--layer and --last are for --what attention and routing")
+    if what != "surprise" and against is not None:
+        raise click.UsageError("--against is for --what surprise")
     from dgsgpt.checkpoint import find_checkpoint, load_checkpoint
     from dgsgpt.data.text import read_file
 
     content = text if text is not None else read_file(file or "")
+    other = None if against is None else find_checkpoint(against, root)
     opened = load_checkpoint(find_checkpoint(checkpoint, root), device)
-    looks: dict[str, Callable[[], dict[str, Any] | None]] = {
+    looks: dict[str, Callable[[], dict[str, Any]]] = {
         "surprise": lambda: _surprise(opened, content, top, as_json),
         "attention": lambda: _attention(opened, content, layer, last or 48, top, as_json),
         "routing": lambda: _routing(opened, content, layer, last or 48, as_json),
     }
-    told = looks[what]()
+    if other is not None:
+        told = _difference(opened, lambda: load_checkpoint(other, device), content, top, as_json)
+    else:
+        told = looks[what]()
     if as_json:
         print_json(told)
 
@@ -65,13 +72,40 @@ def _surprise(opened: Checkpoint, text: str, top: int, as_json: bool) -> dict[st
     found = surprise(opened.model, opened.tokenizer, text)
     if not as_json:
         _print_surprise(found, top)
+    _tell_long(found)
+    return found.to_dict()
+
+
+def _difference(
+    opened: Checkpoint, other: Callable[[], Checkpoint], text: str, top: int, as_json: bool
+) -> dict[str, Any]:  # fmt: skip
+    """The same text read by two; the second is opened when the first has read it."""
+    from dgsgpt import console
+    from dgsgpt.inspect.surprise import pair, surprise
+
+    a = surprise(opened.model, opened.tokenizer, text)
+    second = other()
+    b = surprise(second.model, second.tokenizer, text)
+    pairs = pair(a, b)
+    if not as_json:
+        sides = (("A", a), ("B", b))
+        rows = [[letter, one.loss, fmt.perplexity(one.ppl), one.bpb, one.tokens] for letter, one in sides]
+        console.print_table(["", "loss", "perplexity", "bits/byte", "tokens"], rows)
+        click.echo("most different:")
+        far = sorted((one for one in pairs if one.a is not None), key=lambda one: -abs(one.gap))[:top]
+        table = [[_quoted(one.text), one.start, one.a, one.b, "AB"[one.gap > 0]] for one in far]
+        console.print_table(["text", "at", "nats A", "nats B", "better"], table)
+    _tell_long(a if a.characters <= b.characters else b)
+    return {"a": a.to_dict(), "b": b.to_dict(), "pairs": [one.to_dict() for one in pairs]}
+
+
+def _tell_long(found: Surprise) -> None:
     if found.characters < found.whole:
         click.echo(
             f"note: of {found.whole:,} characters the first {found.characters:,} were judged, which are "
             f"{found.tokens:,} tokens",
             err=True,
         )
-    return found.to_dict()
 
 
 def _print_surprise(found: Surprise, top: int) -> None:

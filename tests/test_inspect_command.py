@@ -54,6 +54,18 @@ def test_surprise_of_a_text_or_a_file_is_what_the_function_gives(dense: Path, tm
     assert len(printed.splitlines()) == 2 + 1 + 3
 
 
+def test_the_difference_of_two_is_that_of_their_figures(dense: Path, sparse: Path) -> None:
+    told = as_json("inspect", "one", "--text", TEXT, "--against", "experts")
+    assert told["a"] == as_json("inspect", "one", "--text", TEXT)
+    assert told["b"] == as_json("inspect", "experts", "--text", TEXT)
+    assert "".join(one["text"] for one in told["pairs"]) == TEXT
+    for letter in "ab":
+        nats = [one[f"nats_{letter}"] for one in told["pairs"]]
+        assert sum(cost for cost in nats if cost is not None) == pytest.approx(told[letter]["nats"])
+    printed = dgsgpt("inspect", "one", "--text", TEXT, "--against", "experts", "--top", 2).stdout
+    assert len(printed.splitlines()) == 3 + 1 + 3
+
+
 def test_of_a_huge_text_it_is_said_what_was_judged(dense: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import dgsgpt.inspect.surprise as module
 
@@ -101,6 +113,7 @@ def test_a_dense_model_has_no_routing_and_says_so(dense: Path) -> None:
         (["--text", "ab", "--what", "attention", "--layer", "2"], "layer 2 must be 0 to 1"),
         (["--text", "ab", "--what", "routing", "--layer", "7"], "layer 7 has no experts; layers with experts: 0, 1"),
         (["--text", "ab", "--layer", "0"], "--layer and --last are for"),
+        (["--text", "ab", "--what", "routing", "--against", "experts"], "--against is for --what surprise"),
         ([], "give either --text TEXT or --file FILE"),
         (["--file", "none.txt"], "no such text"),
     ],

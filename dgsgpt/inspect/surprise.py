@@ -151,6 +151,55 @@ def _continues(raw: bytes) -> bool:
     return bool(raw) and raw[0] & 0xC0 == 0x80
 
 
+# ---------------------------------------------------------------- two models
+@dataclass(frozen=True)
+class Pair:
+    """A stretch of text that ends where a token of both models ends, and what each paid for it, in nats.
+
+    Both are None where one of them had nothing before it.
+    """
+
+    text: str
+    start: int
+    end: int
+    a: float | None
+    b: float | None
+
+    @property
+    def gap(self) -> float:
+        """Nats that A paid more than B: positive where B predicts better."""
+        return 0.0 if self.a is None or self.b is None else self.a - self.b
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values by name."""
+        return {"text": self.text, "start": self.start, "end": self.end, "nats_a": self.a, "nats_b": self.b}
+
+
+def pair(a: Surprise, b: Surprise) -> tuple[Pair, ...]:
+    """One text judged by two models, cut where tokens of both end: they need not have the same tokenizer."""
+    ends = sorted({piece.end for piece in a.pieces} & {piece.end for piece in b.pieces})
+    text = "".join(piece.text for piece in a.pieces)
+    found = []
+    for begin, end, x, y in zip([0, *ends[:-1]], ends, _sums(a, ends), _sums(b, ends), strict=True):
+        known = x is not None and y is not None
+        found.append(Pair(text[begin:end], begin, end, x if known else None, y if known else None))
+    return tuple(found)
+
+
+def _sums(found: Surprise, ends: Sequence[int]) -> list[float | None]:
+    """Nats up to each end from the one before; None where a token was not predicted."""
+    sums: list[float | None] = []
+    pieces = iter(found.pieces)
+    for end in ends:
+        costs: list[float | None] = []
+        for piece in pieces:
+            costs.append(piece.nats)
+            if piece.end == end:
+                break
+        sums.append(None if None in costs else sum(cost for cost in costs if cost is not None))
+    return sums
+
+
 # ---------------------------------------------------------------- judging
 Places = tuple[Tensor, Tensor]
 Likeliest = tuple[tuple[int, float], ...]
@@ -204,4 +253,4 @@ def _pieces(tokenizer: Tokenizer, ids: Sequence[int], judged: Sequence[Judged]) 
         at, begun = at + len(text), end
 
 
-__all__ = ["LIKELIEST", "MOST_TOKENS", "Piece", "Surprise", "surprise"]
+__all__ = ["LIKELIEST", "MOST_TOKENS", "Pair", "Piece", "Surprise", "pair", "surprise"]

@@ -104,7 +104,7 @@ def _card(palette: Palette, look: AttentionLook, model: ModelConfig, head: int, 
         atoms.markup(
             '<div style="display:flex;flex-wrap:wrap;gap:2px 16px;align-items:center;font-size:12.5px;color:{}">'
             "{}<span>{}</span></div>",
-            palette["ink3"], looking.scale_html(fmt.percent(cap_of(look), 0)), note,
+            palette["ink3"], looking.scale_html(f"{fmt.percent(cap_of(look), 0)} and more"), note,
         )
     )  # fmt: skip
 

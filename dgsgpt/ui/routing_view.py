@@ -68,15 +68,16 @@ def heat(palette: Palette, routing: LayerRouting, labels: Sequence[str]) -> go.F
     return figure
 
 
-def about(look: RoutingLook, routing: LayerRouting, asked: int) -> str:
-    """The grey note of the card: what is coloured, what else every token passes, and which layer it is."""
-    used = _COUNTS.get(look.per_token, f"{look.per_token} experts")
-    parts = [f"gate weight of the {used} each token used"]
-    if look.shared:
-        parts.append(f"besides {look.shared} for all")
-    if routing.layer != asked:
-        parts.append(f"layer {routing.layer}, as layer {asked} is dense")
-    return ", ".join(parts)
+def about(look: RoutingLook) -> str:
+    """The grey note of the card: what is coloured."""
+    return f"gate weight of the {_COUNTS.get(look.per_token, f'{look.per_token} experts')} each token used"
+
+
+def beside(look: RoutingLook, routing: LayerRouting, asked: int) -> str:
+    """The note below: which layer it is where the chosen one is dense, and what else every token passes."""
+    parts = [f"Layer {asked} is dense; this is layer {routing.layer}."] if routing.layer != asked else []
+    parts += [f"Every token passes {look.shared} too."] if look.shared else []
+    return " ".join([*parts, "Right: share of these tokens’ choices." if routing.n_expert <= _LOADS_UP_TO else ""])
 
 
 def card(palette: Palette, subject: Subject, model: ModelConfig, layer: int, last: int) -> None:
@@ -97,16 +98,17 @@ def card(palette: Palette, subject: Subject, model: ModelConfig, layer: int, las
         lambda opened: look_at_routing(opened.model, opened.tokenizer, subject.ids, last),
     )  # fmt: skip
     one = next(found for found in look.layers if found.layer == at)
-    atoms.head("Routing", subject.letter, about(look, one, layer))
+    atoms.head("Routing", subject.letter, about(look))
     alt = f"Expert routing of layer {at}: experts in rows, tokens in columns"
     charts.show(heat(palette, one, look.labels), "pg_routing", alt)
     atoms.h(
         atoms.markup(
             '<div style="display:flex;flex-wrap:wrap;gap:2px 16px;align-items:center;font-size:12.5px;color:{}">'
-            "{}<span>right: share of these tokens’ choices</span></div>",
+            "{}<span>{}</span></div>",
             palette["ink3"], looking.scale_html(fmt.number(float(one.weights.max(initial=0)), 2), "0"),
+            beside(look, one, layer),
         )
     )  # fmt: skip
 
 
-__all__ = ["DENSE", "TRY", "about", "card", "heat", "layer_with_experts"]
+__all__ = ["DENSE", "TRY", "about", "beside", "card", "heat", "layer_with_experts"]

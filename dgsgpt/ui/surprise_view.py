@@ -84,7 +84,8 @@ def hardest_html(found: Surprise) -> Html:
     for piece in found.hardest(HARDEST):
         rather = piece.likeliest[0] if piece.likeliest else None
         said_ = f"{_name(rather[0])} {fmt.percent(rather[1], 0)}" if rather else fmt.MISSING
-        rows.append((markup('<span title="character {}">{}</span>', piece.start, _name(piece.text)),
+        parts = atoms.text(f" {len(piece.ids)} tokens", "ink3", px=12) if len(piece.ids) > 1 else ""
+        rows.append((markup('<span title="character {}">{}{}</span>', piece.start, _name(piece.text), parts),
                      fmt.number(piece.nats, 2), _percent(piece.probability), said_))  # fmt: skip
     columns = "minmax(60px,1.2fr) 44px 66px minmax(70px,1.2fr)"
     return atoms.table_html(rows, columns, ("token", "nats", "p", "likeliest"), align="lrrl", pad=3)
@@ -129,33 +130,6 @@ def both_html(sides: Sequence[Side], both: Sequence[Surprise]) -> Html:
     ]  # fmt: skip
     header = ("", "checkpoint", "loss", "perplexity", "bits/byte", "tokens")
     return atoms.table_html(rows, "20px minmax(80px,1fr) 70px 80px 80px 70px", header, align="llrrrr")
-
-
-def together(a: Surprise, b: Surprise) -> list[coloured_text.Piece]:
-    """Pieces that end where tokens of both end, with what each paid for them; other tokenizers cut otherwise."""
-    ends = sorted({piece.end for piece in a.pieces} & {piece.end for piece in b.pieces})
-    columns = [_sums(found, ends) for found in (a, b)]
-    begins = [0, *ends[:-1]]
-    text = "".join(piece.text for piece in a.pieces)
-    found = []
-    for begin, end, x, y in zip(begins, ends, *columns, strict=True):
-        known = x is not None and y is not None
-        found.append(coloured_text.Piece(text[begin:end], x if known else None, y if known else None))
-    return found
-
-
-def _sums(found: Surprise, ends: Sequence[int]) -> list[float | None]:
-    """Nats up to each end from the one before; None where one token was not predicted."""
-    sums: list[float | None] = []
-    pieces = iter(found.pieces)
-    for end in ends:
-        costs: list[float | None] = []
-        for piece in pieces:
-            costs.append(piece.nats)
-            if piece.end == end:
-                break
-        sums.append(None if None in costs else sum(cost for cost in costs if cost is not None))
-    return sums
 
 
 # ---------------------------------------------------------------- the panel
@@ -232,8 +206,10 @@ def _one(entry: Entry, letter: str, text: str) -> None:
 
 
 def _difference(sides: Sequence[Side], text: str) -> None:
+    from dgsgpt.inspect.surprise import pair
+
     both = [_judge(side.entry, text) for side in sides]
-    pieces = together(*both)
+    pieces = [coloured_text.Piece(one.text, one.a, one.b) for one in pair(*both)]
     letters, tints = ("A", "B"), (sides[0].color, sides[1].color)
     with st.container(border=True, key="pg_card_both"):
         atoms.h(both_html(sides, both))
@@ -248,9 +224,9 @@ def _difference(sides: Sequence[Side], text: str) -> None:
         atoms.h(coloured_text.legend(cut.cap, letters, tints))
         for line in notes(min(both, key=lambda found: found.characters)):
             atoms.note(line)
-    looking.command(sides[0].entry, text, "surprise")
+    looking.command(sides[0].entry, text, "surprise", "--against", sides[1].entry.ref)
 
 
 __all__ = [
-    "both_html", "cards", "coloured", "hardest_html", "legend", "notes", "panel", "said", "together",
+    "both_html", "cards", "coloured", "hardest_html", "legend", "notes", "panel", "said",
 ]  # fmt: skip

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dgsgpt.data.alphabets import ByteTokenizer, CharTokenizer
 from dgsgpt.errors import DataError, DgsgptError
 from dgsgpt.evaluation.scores import score_text
-from dgsgpt.inspect.surprise import surprise
+from dgsgpt.inspect.surprise import Piece, Surprise, pair, surprise
 from dgsgpt.model import GPT
 from tests.model.tiny import VARIANTS, tiny_model
 
@@ -115,3 +115,24 @@ def test_plain_values_hold_every_piece() -> None:
     assert told["loss"] == pytest.approx(np.mean([p["nats"] for p in told["pieces"] if p["nats"] is not None]))
     assert [p["text"] for p in told["pieces"]] == list("so it was")
     assert told["pieces"][3]["likeliest"][0]["p"] >= told["pieces"][3]["likeliest"][1]["p"]
+
+
+def test_two_are_paired_where_tokens_of_both_end() -> None:
+    def judged(*parts: tuple[str, float | None]) -> Surprise:
+        at, pieces = 0, []
+        for text, nats in parts:
+            pieces.append(Piece(text, at, at + len(text), (0,), nats))
+            at += len(text)
+        return Surprise(tuple(pieces), 1, 1, 1.0, 8, 8, at, at)
+
+    a = judged(("It", None), (" wa", 1.0), ("s", 2.0), (" so", 3.0), (" it", 1.0))
+    b = judged(("I", None), ("t w", 4.0), ("as", 0.5), (" so", 0.25))
+    found = pair(a, b)
+    assert [(one.text, one.start, one.end, one.a, one.b) for one in found] == [
+        ("It was", 0, 6, None, None),
+        (" so", 6, 9, 3.0, 0.25),
+    ]
+    assert [one.gap for one in found] == [0.0, 2.75]
+    own = surprise(model(), BYTES, TEXT)
+    assert all(one.gap == 0 for one in pair(own, own))
+    assert sum(one.a or 0.0 for one in pair(own, own)) == pytest.approx(own.nats)
