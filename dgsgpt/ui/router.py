@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dgsgpt.run_queue import ensure_runner
-from dgsgpt.ui import state, theme, theme_watch
+from dgsgpt.ui import garbage, state, theme, theme_watch
 from dgsgpt.ui.app import ASSETS, PAGES, page_file
 
 
@@ -25,6 +25,7 @@ def navigate() -> None:
     theme_watch.watch()
     keep_queue_going()
     page.run()
+    garbage.settle()
 
 
 def keep_queue_going() -> None:
