@@ -62,6 +62,8 @@ def command(entry: Entry, file: str, samples: int, batch_size: int, rules: dict[
     words = ["dgsgpt", "sample", entry.ref, "--prompts", file, "--out", "texts.jsonl"]
     words += ["--samples", str(samples), "--batch-size", str(batch_size)]
     for name, value in rules.items():
+        if (name, value) == ("repetition_penalty", 1.0):  # changes nothing
+            continue
         for one in value if isinstance(value, list | tuple) else [value]:
             if one is not None:
                 words += [f"--{name.replace('_', '-')}", f"{one:g}" if isinstance(one, float) else str(one)]

@@ -143,7 +143,7 @@ def _run(job: Job, entry: Entry, slot: DeltaGenerator, below: DeltaGenerator) ->
     """Write, with the finished texts shown as they come, then draw the page again."""
     st.session_state["bt_job"] = job
     with below:
-        atoms.head("Texts", "finished ones appear here; Stop keeps them")
+        atoms.head("Texts", note="finished ones appear here; Stop keeps them")
         rows = st.empty()
 
     def table() -> None:
@@ -170,13 +170,16 @@ def _result(entry: Entry, prompts: Prompts, samples: int, rules: dict[str, Any])
         atoms.para("Each text is the one that its prompt and seed give alone. They appear here as they are finished.")
         return
     records = job.in_order()
-    speed = f" · {fmt.si(job.tokens / job.seconds)} tokens/s" if job.seconds else ""
-    atoms.head("Texts", f"{fmt.number(len(records))} of {fmt.number(job.texts)}",
-               f"{fmt.si(job.tokens)} tokens in {fmt.duration(job.seconds)}{speed}")  # fmt: skip
+    took = ""
+    if job.tokens:
+        speed = fmt.si(job.tokens / max(job.seconds, 1e-9))
+        took = f"{fmt.si(job.tokens)} tokens in {fmt.duration(job.seconds)} · {speed} tokens/s"
+    atoms.head("Texts", f"{fmt.number(len(records))} of {fmt.number(job.texts)}", took)
     if job.problem:
         atoms.para(f"✕ {job.problem}", role="bad")
     elif not job.done:
-        atoms.note("■ Stopped before the end: the texts that were finished are kept.", role="warn")
+        kept = "the texts that were finished are kept" if records else "no text was finished yet"
+        atoms.note(f"■ Stopped before the end: {kept}.", role="warn")
     if (job.ref, job.prompts, job.samples, job.rules) != (entry.ref, prompts or job.prompts, samples, rules):
         atoms.note("These were written before, by another checkpoint, prompts or settings.", role="warn")
     if not records:

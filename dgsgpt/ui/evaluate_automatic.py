@@ -86,12 +86,12 @@ def section(found: Sequence[Kept], entry: Entry) -> None:
     with st.container(border=True, gap="xsmall", key="ev_card_automatic"):
         shown = courses(found, entry)
         if not shown:
-            atoms.head("While training", "evaluated automatically")
+            atoms.head("While training", note="evaluated automatically")
             atoms.para("This run was not evaluated while it trained.")
             atoms.note("Every n steps: Configure, training, “Eval every”; or --set train.eval_every=100.")
             return
         name = shown[0].all[0].text_name
-        atoms.head("While training", f"automatic, on {name}; bits per byte by step")
+        atoms.head("While training", note=f"bits per byte by step on {name}, evaluated automatically")
         figure = chart(theme.palette(), shown[:MAX_RUNS])
         charts.show(figure, "ev_automatic", "Bits per byte on the validation text by step, a line for each run")
         atoms.table([row(course, entry) for course in shown[:MAX_RUNS]], _COLUMNS, _HEADER, align="llrrrrrrrr")

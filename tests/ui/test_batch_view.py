@@ -77,7 +77,7 @@ def test_what_cannot_be_taken_is_one_line_with_the_rule(data: bytes, name: str, 
 
 
 def test_the_command_writes_the_same(entry: Entry) -> None:
-    rules = {**RULES, "stop": ["\n\n", "a b"], "min_p": None}
+    rules = {**RULES, "stop": ["\n\n", "a b"], "min_p": None, "repetition_penalty": 1.0}
     words = shlex.split(batch_run.command(entry, "my prompts.txt", 3, 16, rules))
     assert words == [
         "dgsgpt", "sample", entry.ref, "--prompts", "my prompts.txt", "--out", "texts.jsonl", "--samples", "3",
