@@ -10,7 +10,7 @@ import streamlit as st
 from dgsgpt import format as fmt
 from dgsgpt import run_queue
 from dgsgpt.launch import start_demo
-from dgsgpt.ui import atoms, queue_view, run_cards, runs_actions, runs_compare, runs_list, state, theme
+from dgsgpt.ui import atoms, polling, queue_view, run_cards, runs_actions, runs_compare, runs_list, state, theme
 from dgsgpt.ui import runs_table as table
 from dgsgpt.ui.app import page_file
 from dgsgpt.ui.checkpoint_search import unknown_setting
@@ -86,6 +86,8 @@ def browse(shown: Sequence[RunEntry]) -> None:
     params = {run_id: plan.params for run_id, plan in plans.items()}
     picked = table.pick(shown, paths, params, theme.palette(), time.time(), runs_actions.star_clicked)
     table.to_address(picked)
+    if waiting := state.pending(e.run for e in shown):
+        atoms.note(f"The figures of {fmt.plural(waiting, 'run')} are being summed up for the first time.")
     if not picked:
         atoms.note("Select one for what can be done with it, two or more to compare them.")
         return
@@ -103,8 +105,10 @@ def browse(shown: Sequence[RunEntry]) -> None:
 def main() -> None:
     run_cards.show_flash()
     runs_actions.leave_for_configure()
-    queue = run_queue.read_queue(state.root())
-    found = runs_list.entries(state.runs(), queue)
+    runs, queue = state.runs(), run_queue.read_queue(state.root())
+    moving = bool(queue.ids) or state.pending(runs) or state.live_runs(runs)
+    polling.poll({polling.PAGE: lambda: runs_list.news(state.runs())}, state.REFRESH_S if moving else None)
+    found = runs_list.entries(runs, queue)
     runs_actions.open_dialog(found)
     if not found:
         nothing_yet()

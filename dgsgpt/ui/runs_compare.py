@@ -12,11 +12,12 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from dgsgpt import format as fmt
-from dgsgpt.metrics import decimate, ema
+from dgsgpt.curves import smoothing_for
+from dgsgpt.metric_shelf import CurvePoints
 from dgsgpt.ui import atoms, charts, state, theme
 from dgsgpt.ui.comparison import common_point
 from dgsgpt.ui.labels import label_of
-from dgsgpt.ui.loss_chart import AXES, columns, default_smoothing
+from dgsgpt.ui.loss_chart import AXES
 from dgsgpt.ui.markup import esc
 from dgsgpt.ui.runs_list import RunEntry
 from dgsgpt.ui.runs_table import MAX_COMPARED, cell
@@ -36,24 +37,23 @@ class Chart:
     drawn: int
 
 
-def curve(entry: RunEntry, metric: str, axis: str) -> Points:
+def curve(entry: RunEntry, metric: str, axis: str) -> CurvePoints:
     """One metric of a run over an axis of `AXES`; the training loss is smoothed over all its points."""
-    x, y = columns(state.metrics(entry.run).frame, metric, axis)
-    return x, ema(y, default_smoothing(entry.config)) if metric == "loss/train" else y
+    weight = smoothing_for(state.summary(entry.run).rows) if metric == "loss/train" else 0.0
+    return state.curve(entry.run, metric, AXES[axis], weight, _POINTS)
 
 
 def chart(palette: Palette, compared: Sequence[RunEntry], metric: str, axis: str, log_y: bool = False) -> Chart:
     """The curves of up to `MAX_COMPARED` runs, each labelled at its end."""
+    state.prefetch([e.run for e in compared[:MAX_COMPARED]])
     found = {e.id: curve(e, metric, axis) for e in compared[:MAX_COMPARED]}
-    lines = {run_id: points for run_id, points in found.items() if len(points[0])}
+    lines = {run_id: (points.x, points.y) for run_id, points in found.items() if np.isfinite(points.y).any()}
     figure = charts.fig(palette, HEIGHT, margin={"l": 44, "r": 180, "t": 8, "b": 24})
-    total = drawn = 0
+    total, drawn = sum(found[i].total for i in lines), sum(len(x) for x, _ in lines.values())
     for e in compared[:MAX_COMPARED]:
         if e.id not in lines:
             continue
-        x, y = decimate(*lines[e.id], _POINTS)
-        total, drawn = total + len(lines[e.id][0]), drawn + len(x)
-        slot = e.run.color_slot
+        (x, y), slot = lines[e.id], e.run.color_slot
         trace = charts.line(x, y, palette.run(slot), e.title, dash=palette.dash(slot), hovertemplate="%{y:.4f}")
         figure.add_trace(trace.update(mode="lines+markers" if len(x) < 40 else "lines", marker={"size": 4}))
     far = max((float(x[-1]) for x, _ in lines.values()), default=1.0)
@@ -88,8 +88,9 @@ def _labels(
     low, high = (float(scale(max(v, 1e-6) if log_y else v)) for v in span)
     far = max((float(x[-1]) for x, _ in lines.values()), default=0.0)
     names, placed = short_names(shown), -np.inf
-    for e in sorted(shown, key=lambda one: float(lines[one.id][1][-1])):
-        x, y = float(lines[e.id][0][-1]), float(lines[e.id][1][-1])
+    ends = {run_id: _end(*points) for run_id, points in lines.items()}
+    for e in sorted(shown, key=lambda one: ends[one.id][1]):
+        x, y = ends[e.id]
         height = (float(scale(y)) - low) / ((high - low) or 1.0) * (HEIGHT - 32)
         at_edge = x >= 0.8 * far
         wanted = max(height, placed + _LABEL_GAP_PX) if at_edge else height
@@ -99,6 +100,11 @@ def _labels(
             x=x, y=float(scale(y)), text=f"<b>{fmt.loss(y)}</b> {esc(name)}", showarrow=False, xanchor="left", xshift=6,
             yshift=wanted - height, font={"size": 12, "color": palette.run(e.run.color_slot)},
         )  # fmt: skip
+
+
+def _end(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    last = np.flatnonzero(np.isfinite(y))[-1]
+    return float(x[last]), float(y[last])
 
 
 def short_names(shown: Sequence[RunEntry]) -> dict[str, str]:

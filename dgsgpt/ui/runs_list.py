@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from dgsgpt.annotations import NONE, Annotation
 from dgsgpt.annotations import read as read_words
 from dgsgpt.config import RunConfig
-from dgsgpt.metrics import decimate, ema
+from dgsgpt.metric_shelf import file_stamp
+from dgsgpt.metric_summary import MetricSummary
 from dgsgpt.rules import flatten
-from dgsgpt.run_queue import Queue
+from dgsgpt.run_queue import QUEUE, Queue
 from dgsgpt.runs import Run, Status
 from dgsgpt.ui import form, run_cards, state
 from dgsgpt.ui.checkpoint_search import same_value
-from dgsgpt.ui.loss_chart import columns, default_smoothing
 
 FILTERS = {
     "all": "All",
@@ -29,6 +27,7 @@ FILTERS = {
     "archived": "Archived",
 }
 SPARK_POINTS = 40
+WAIT_S = 1.5  # a page waits no longer for figures of runs that were never summed up
 _TROUBLE = frozenset({"failed", "lost", "stalled"})
 # Not settings of an experiment, but what follows from where and how it was run.
 _NO_COLUMN = frozenset({"schema_version", "model.vocab_size"})
@@ -88,16 +87,19 @@ class RunEntry:
 
 
 # ---------------------------------------------------------------- listing
-def entries(runs: Iterable[Run], queue: Queue) -> list[RunEntry]:
-    """The runs in the order given, each with all that the list shows of it."""
-    return [_entry(run, queue) for run in runs]
+def entries(runs: Sequence[Run], queue: Queue) -> list[RunEntry]:
+    """The runs in the order given, each with all that the list shows of it.
+
+    Figures of long runs that nobody has summed up yet may be missing at first: `state.pending` tells.
+    """
+    told = state.summaries(runs, WAIT_S)
+    return [_entry(run, queue, figures(summary)) for run, summary in zip(runs, told, strict=True)]
 
 
-def _entry(run: Run, queue: Queue) -> RunEntry:
+def _entry(run: Run, queue: Queue, known: Figures) -> RunEntry:
     config = state.config(run)
-    return RunEntry(
-        run, run.status(), config, figures(run), read_words(run).run, queue.position(run.id), settings_of(config)
-    )
+    said = read_words(run).run
+    return RunEntry(run, run.status(), config, known, said, queue.position(run.id), settings_of(config))
 
 
 def settings_of(config: RunConfig | None) -> Mapping[str, Any]:
@@ -107,32 +109,22 @@ def settings_of(config: RunConfig | None) -> Mapping[str, Any]:
     return {path: value for path, value in flatten(config.model_dump()).items() if path not in _NO_COLUMN}
 
 
-def figures(run: Run) -> Figures:
-    """The figures of a run's metrics as they are now."""
-    known = state.metrics(run)
-    frame = known.frame
-    if not len(frame):
+def figures(told: MetricSummary | None) -> Figures:
+    """The figures that the list shows, of what is known of a run's metrics."""
+    if told is None:
         return Figures()
-    best_val = best_step = None
-    steps, losses = columns(frame, "loss/val")
-    if len(losses):
-        at = int(losses.argmin())
-        best_val, best_step = float(losses[at]), int(steps[at])
+    bpb, every = told.lowest.get("bpb/val"), max(1, len(told.spark) // SPARK_POINTS)
     return Figures(
-        best_val, best_step, _least(known.column("bpb/val")), known.last("loss/train"), known.last("tokens"),
-        known.last("perf/tokens_per_s"), _curve(run),
+        told.best_val, told.best_val_step, bpb[0] if bpb else None, told.last.get("loss/train"),
+        told.last.get("tokens"), told.last.get("perf/tokens_per_s"), told.spark[::every],
     )  # fmt: skip
 
 
-def _curve(run: Run) -> tuple[float, ...]:
-    """The smoothed training loss in a few points."""
-    smooth = ema(state.metrics(run).column("loss/train"), default_smoothing(state.config(run)))
-    _, shown = decimate(np.arange(len(smooth)), smooth, SPARK_POINTS)
-    return tuple(float(value) for value in shown if np.isfinite(value))
-
-
-def _least(values: Any) -> float | None:
-    return float(values.min()) if len(values) else None
+def news(runs: Sequence[Run]) -> tuple[object, ...]:
+    """What is another value when the list is to be drawn anew: runs, their states, validations, the queue."""
+    states = tuple((run.id, run.status().state) for run in runs)
+    best = tuple(state.summary(run).best_val for run in runs if run.status().is_live)
+    return states, best, state.pending(runs), file_stamp(state.root() / QUEUE)
 
 
 # ---------------------------------------------------------------- filter and search
