@@ -18,7 +18,7 @@ from dgsgpt import checkpoint as ck
 from dgsgpt import files, launch, process
 from dgsgpt.config import RunConfig
 from dgsgpt.errors import RunError
-from dgsgpt.metrics import METRICS, read_metrics
+from dgsgpt.metrics import METRICS, read_events, read_metrics
 from dgsgpt.runs import Run, create_run
 
 Make = Callable[..., RunConfig]
@@ -101,6 +101,25 @@ def test_a_run_outlives_the_process_that_started_it(make_run: Callable[..., Run]
     seen = steps_done(run)
     until(lambda: steps_done(run) > seen + 5)
     assert run.status().state == "running"
+
+
+def test_a_run_started_from_two_places_at_once_is_trained_once(make_run: Callable[..., Run]) -> None:
+    """Two tabs, or a tab and a command: whoever is second finds it live, or finds its lock held."""
+    run = make_run(steps=40)
+    code = (
+        "import sys, time; from pathlib import Path; from dgsgpt import launch; from dgsgpt.runs import Run\n"
+        "from dgsgpt.errors import RunError\n"
+        "launch.check_startable = lambda run: None  # both have looked before either has started\n"
+        "time.sleep(max(0, float(sys.argv[2]) - time.time())); launch.start_run(Run(Path(sys.argv[1])))"
+    )
+    at = str(time.time() + 3)
+    starters = [subprocess.Popen([sys.executable, "-c", code, str(run.path), at]) for _ in range(2)]
+    assert [one.wait(60) for one in starters] == [0, 0]
+    until(lambda: run.status().state == "finished")
+    until(lambda: not process.is_alive(proc(run)))
+    assert [event["kind"] for event in read_events(run.path, ("start", "resume"))] == ["start"]
+    assert read_metrics(run.path)["step"].tolist() == list(range(1, 41))
+    assert any("already worked on" in line for line in run.log_tail(1000))
 
 
 def test_kill_9_loses_only_the_steps_since_the_checkpoint(make_run: Callable[..., Run]) -> None:
