@@ -38,7 +38,7 @@ _INDIFFERENT = frozenset(
     {
         "corpus", "val_fraction", "steps", "lr", "muon_lr", "beta1", "beta2", "weight_decay", "muon_momentum", "seed",
         "schedule", "eval_every", "eval_tokens", "checkpoint_every", "keep_last", "sample_every", "sample_prompt",
-        "sample_tokens", "log_every", "early_stop_evals", "target_loss", "on_nonfinite", "background_save",
+        "sample_tokens", "log_every", "early_stop_evals", "target_loss", "on_nonfinite", "background_save", "tracker",
     }
 )  # fmt: skip
 

@@ -38,7 +38,7 @@ def dry_run(root: Path, config: Path | None, overrides: tuple[str, ...], steps: 
     if config is None:
         raise click.UsageError("give CONFIG, a YAML file, or --history")
     loaded, machine = resolve(load_config(config, overrides)), hardware.detect(root)
-    speed = pace.find_speed(loaded, machine, root, list_runs(root), pace.readings_of)
+    speed = pace.gather(machine, root, list_runs(root)).speed_of(loaded)
     step_s = pace.step_flops(loaded) / speed.flops_per_s if speed else None
     going = dry_run.begin(root, loaded, machine, steps, step_s, speed.source if speed else "")
     with console.progress(quiet=as_json) as report:
@@ -68,11 +68,11 @@ def _wait(going: Pending, root: Path, report: Any) -> None:
 
 def _print(found: DryRun) -> None:
     from dgsgpt import console
-    from dgsgpt.format import MISSING, duration, size
+    from dgsgpt.format import MISSING, duration, size, step_time
 
     rows = [
         ["memory", size(found.predicted_bytes), size(found.peak_bytes), _error(found.memory_error)],
-        ["a step", duration(found.predicted_step_s), duration(found.step_s), _error(found.time_error)],
+        ["a step", step_time(found.predicted_step_s), step_time(found.step_s), _error(found.time_error)],
     ]
     total = found.step_s * found.total_steps if found.step_s else None
     planned = found.predicted_step_s * found.total_steps if found.predicted_step_s else None
@@ -91,7 +91,7 @@ def _error(share: float | None) -> str:
 
 def _list(past: list[DryRun], as_json: bool) -> None:
     from dgsgpt import console
-    from dgsgpt.format import clock, duration, size
+    from dgsgpt.format import clock, size, step_time
 
     if as_json:
         print_json([run.to_dict() for run in past])
@@ -101,7 +101,7 @@ def _list(past: list[DryRun], as_json: bool) -> None:
         return
     rows = [
         [clock(r.at, time.time()), r.title, size(r.predicted_bytes), size(r.peak_bytes), _error(r.memory_error),
-         duration(r.step_s), _error(r.time_error), r.error[:60]]
+         step_time(r.step_s), _error(r.time_error), r.error[:60]]
         for r in past
     ]  # fmt: skip
     console.print_table(["when", "what", "planned", "peak", "difference", "step", "difference", "error"], rows)

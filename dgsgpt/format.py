@@ -119,6 +119,15 @@ def duration(seconds: float | None) -> str:
     return _pair(whole, 86_400, "d", 3600, "h")
 
 
+def step_time(seconds: float | None) -> str:
+    """The time of one step in three digits, e.g. `84.2 ms`, `1.64 s`; longer ones as `duration`."""
+    if seconds is None or not math.isfinite(seconds) or seconds >= 100 or seconds <= 0:
+        return duration(seconds)
+    seconds = float(f"{seconds:.3g}")  # first, as rounding may carry into the next unit
+    value, unit = (seconds * 1000, "ms") if seconds < 1 else (seconds, "s")
+    return f"{number(value, max(0, 2 - math.floor(math.log10(value))))}{_NBSP}{unit}"
+
+
 def _pair(seconds: int, big: int, big_unit: str, small: int, small_unit: str) -> str:
     whole, rest = divmod(seconds, big)
     part = rest // small

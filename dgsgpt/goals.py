@@ -145,8 +145,8 @@ def _steps_within(config: RunConfig, speed: Speed) -> int:
 
 
 def _course(steps: int) -> dict[str, Any]:
-    """Steps in two figures, a validation and a checkpoint now and then, and an end where nothing is gained."""
-    digits = 10 ** max(0, len(str(steps)) - 2)
+    """Steps in three figures, a validation and a checkpoint now and then, and an end where nothing is gained."""
+    digits = 10 ** max(0, len(str(steps)) - 3)
     steps = steps // digits * digits
     twentieth = max(1, steps // 20)
     return {

@@ -27,9 +27,11 @@ def goals(root: Path, name: str | None, path: Path | None, as_json: bool) -> Non
     from dgsgpt import console, hardware
     from dgsgpt.format import duration, si
     from dgsgpt.goals import GOALS, find_goal, suggest
+    from dgsgpt.pace import gather
+    from dgsgpt.runs import list_runs
 
     machine = hardware.detect(root)
-    speed_of = _speed_of(root, machine)
+    speed_of = gather(machine, root, list_runs(root)).speed_of
     if path is not None:
         if name is None:
             raise click.UsageError("--write needs the NAME of a goal")
@@ -44,14 +46,6 @@ def goals(root: Path, name: str | None, path: Path | None, as_json: bool) -> Non
         [r["name"], r["title"], si(r["params"]), duration(r["seconds"]), r["problem"] or r["expected"]] for r in rows
     ]
     console.print_table(["goal", "", "params", "time", "expect"], table)
-
-
-def _speed_of(root: Path, machine: Hardware) -> SpeedOf:
-    from dgsgpt.pace import find_speed, readings_of
-    from dgsgpt.runs import list_runs
-
-    runs = list_runs(root)
-    return lambda config: find_speed(config, machine, root, runs, readings_of)
 
 
 def _row(goal: Goal, machine: Hardware, speed_of: SpeedOf) -> dict[str, Any]:

@@ -84,20 +84,24 @@ def readings_of(run: Run) -> Sequence[float]:
     return [float(v) for v in frame["perf/tokens_per_s"].dropna()] if "perf/tokens_per_s" in frame else []
 
 
-def find_speed(
-    config: RunConfig,
-    machine: Hardware,
-    root: Path,
-    runs: Iterable[Run],
-    readings: Readings,
-) -> Speed | None:
-    """The best speed known for a config here, or None: then no time is claimed."""
-    return choose(
-        config,
-        tried(config, machine, dry_run.history(root)),
-        list(_measured(runs, machine, readings)),
-        read_calibration(root, machine),
-    )
+@dataclass(frozen=True)
+class Evidence:
+    """All that was measured on this machine: dry runs, runs (both the newest first) and its calibration."""
+
+    machine: Hardware
+    past: Sequence[dry_run.DryRun]
+    measured: Sequence[tuple[RunConfig, Speed]]
+    calibration: Calibration | None
+
+    def speed_of(self, config: RunConfig) -> Speed | None:
+        """The best speed known for a config, or None: then no time is claimed."""
+        return choose(config, tried(config, self.machine, self.past), self.measured, self.calibration)
+
+
+def gather(machine: Hardware, root: Path, runs: Iterable[Run], readings: Readings = readings_of) -> Evidence:
+    """Everything that was measured here."""
+    measured = list(_measured(runs, machine, readings))
+    return Evidence(machine, dry_run.history(root), measured, read_calibration(root, machine))
 
 
 def choose(

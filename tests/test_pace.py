@@ -75,11 +75,11 @@ def test_a_dry_run_counts_for_configs_of_the_same_steps_only(make_config: Make) 
 def test_a_run_on_this_machine_tells_its_speed_and_one_of_another_does_not(runs_dir: Path) -> None:
     run = make_run(runs_dir, "one", config=factory_config())
     machine = replace(hardware.detect(), cpu_name=run.facts["hardware"]["name"], gpus=())
-    found = pace.find_speed(run.config, machine, runs_dir, [run], lambda _: [10.0, 20.0, 30.0])
+    found = pace.gather(machine, runs_dir, [run], lambda _: [10.0, 20.0, 30.0]).speed_of(run.config)
     assert found is not None
     assert (found.kind, found.source) == ("run", "one")
     assert found.flops_per_s == pytest.approx(20.0 * pace.arithmetic_per_token(run.config))
     elsewhere = replace(machine, cpu_name="Other")
-    assert pace.find_speed(run.config, elsewhere, runs_dir, [run], lambda _: [10.0]) is None
+    assert pace.gather(elsewhere, runs_dir, [run], lambda _: [10.0]).speed_of(run.config) is None
     assert found.at is not None
     assert found.at <= time.time()

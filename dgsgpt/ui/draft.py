@@ -6,9 +6,10 @@ write back into it. A draft of no one's making begins as the profile that suits 
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import streamlit as st
 
@@ -19,10 +20,12 @@ from dgsgpt.ui import form
 from dgsgpt.ui.form import Draft
 
 if TYPE_CHECKING:
+    from dgsgpt.goals import Suggestion
     from dgsgpt.ui.origin import Origin
 
 KEY = "configure"
 _UNDO_STEPS = 100
+Snapshot: TypeAlias = "tuple[Draft, Draft, str, str, str, Origin | None]"
 
 
 @dataclass
@@ -32,7 +35,8 @@ class Workbench:
     `base_title` names the base for people; `profile` is the profile last chosen; `source` is what "Start from" shows;
     `name` is the run name the person typed, empty for the suggested one; `parked` holds the settings of what is off;
     `origin` is the checkpoint whose weights the run begins with, None for one from scratch;
-    `valid` is the last config the draft was valid as, for pictures that should not vanish while it is mended.
+    `valid` is the last config the draft was valid as, for pictures that should not vanish while it is mended;
+    `id` names the file it is kept in, so that a reload of the page brings it back.
     """
 
     draft: Draft
@@ -43,8 +47,10 @@ class Workbench:
     name: str = ""
     origin: Origin | None = None
     valid: RunConfig | None = None
-    undo: list[tuple[Draft, Draft, str, str, str, Origin | None]] = field(default_factory=list)
+    undo: list[Snapshot] = field(default_factory=list)
+    redo: list[Snapshot] = field(default_factory=list)
     parked: dict[str, Any] = field(default_factory=dict)
+    id: str = field(default_factory=lambda: secrets.token_hex(6))
 
     def change(self, draft: Draft) -> None:
         """Replace the draft; undo brings the old one back."""
@@ -70,11 +76,23 @@ class Workbench:
     def step_back(self) -> None:
         """Undo the last change, if there is one."""
         if self.undo:
-            self.draft, self.base, self.base_title, self.profile, self.source, self.origin = self.undo.pop()
+            self.redo = [*self.redo, self._snapshot()]
+            self._go_to(self.undo.pop())
+
+    def step_forward(self) -> None:
+        """Make the change again that was undone last, if there is one."""
+        if self.redo:
+            self.undo = [*self.undo, self._snapshot()]
+            self._go_to(self.redo.pop())
+
+    def _snapshot(self) -> Snapshot:
+        return self.draft, self.base, self.base_title, self.profile, self.source, self.origin
+
+    def _go_to(self, then: Snapshot) -> None:
+        self.draft, self.base, self.base_title, self.profile, self.source, self.origin = then
 
     def _remember(self) -> None:
-        now = (self.draft, self.base, self.base_title, self.profile, self.source, self.origin)
-        self.undo = [*self.undo, now][-_UNDO_STEPS:]
+        self.undo, self.redo = [*self.undo, self._snapshot()][-_UNDO_STEPS:], []
 
 
 def workbench(automatic: str) -> Workbench:
@@ -125,9 +143,20 @@ def use_profile(name: str) -> None:
     """Begin with a profile; the chosen data stay."""
     bench, profile = opened(), load_profile(name)
     values = form.draft_of(profile.config)
+    bench.begin(values, f"profile {profile.title}", name, "profile", _chosen_data(bench, values))
+
+
+def use_goal(suggestion: Suggestion) -> None:
+    """Begin with a goal's config; the chosen data stay."""
+    bench, goal = opened(), suggestion.goal
+    values = form.draft_of(suggestion.config)
+    bench.begin(values, f"goal {goal.title}", bench.profile, f"goal:{goal.name}", _chosen_data(bench, values))
+
+
+def _chosen_data(bench: Workbench, values: Draft) -> dict[str, Any]:
+    """What the person chose of the data, where it is not that of `values` anyway."""
     kept = {p: form.get(bench.draft, p) for p in form.SETTINGS if p.startswith("data.")}
-    changed = {p: v for p, v in kept.items() if v != form.get(values, p) and v != form.get(bench.base, p)}
-    bench.begin(values, f"profile {profile.title}", name, "profile", changed)
+    return {p: v for p, v in kept.items() if v != form.get(values, p) and v != form.get(bench.base, p)}
 
 
 def clone_run(run: Run) -> None:

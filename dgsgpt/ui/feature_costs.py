@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dgsgpt.config import ModelConfig, MoEConfig, RunConfig, layer_is_moe, layer_windows
-from dgsgpt.costs import count_flops_per_token, ngram_rows
+from dgsgpt.config import ModelConfig, MoEConfig, layer_is_moe, layer_windows
+from dgsgpt.costs import ngram_rows
 from dgsgpt.format import MINUS, number, percent, si
+from dgsgpt.pace import arithmetic_per_token
 from dgsgpt.planner import Plan, plan
 from dgsgpt.ui import form, problems
 from dgsgpt.ui.form import Draft
@@ -65,14 +66,6 @@ def shared_kv_heads(draft: Draft) -> int:
 
 def _pair(draft: Draft, on: bool, turn_on: dict[str, Any], turn_off: dict[str, Any]) -> Variants:
     return Variants(on, draft if on else form.apply(draft, turn_on), form.apply(draft, turn_off) if on else draft)
-
-
-def arithmetic_per_token(config: RunConfig) -> float:
-    """FLOPs a training token costs, with what full gradient checkpointing computes a second time."""
-    flops = float(count_flops_per_token(config.model))
-    if config.train.gradient_checkpointing == "full":
-        flops += count_flops_per_token(config.model, blocks_only=True) / 3  # forward is a third of forward and backward
-    return flops
 
 
 def cost_of(pair: Variants, device: str = "auto") -> str:

@@ -28,7 +28,7 @@ _TOKENIZERS = {"char": "Characters", "byte": "Bytes", "gpt2": "GPT-2"}
 
 # ---------------------------------------------------------------- profiles
 def profile_cards(chosen: str, automatic: str, machine: Hardware) -> None:
-    """The four profiles with their exact figures and whether each fits into the memory that is free now."""
+    """The four profiles, `chosen` or not, with exact figures and whether each fits into the memory that is free now."""
     grid = st.grid(4, min_column_width=150, gap="xsmall")
     for name in PROFILE_NAMES:
         on = name == chosen
@@ -68,7 +68,7 @@ def _profile_figures(name: str, automatic: bool, machine: Hardware) -> Html:
 # ---------------------------------------------------------------- knobs
 def knobs(f: Form, corpora: Sequence[str]) -> None:
     """The settings that most runs change, each at a glance."""
-    with st.grid(4, min_column_width=150, gap="small") as grid:
+    with st.grid(5, min_column_width=140, gap="small") as grid:
         with grid.cell():
             _corpus(f, corpora)
         with grid.cell():
@@ -89,26 +89,23 @@ def knobs(f: Form, corpora: Sequence[str]) -> None:
             f.ladder("train.lr", _RATES, show=lr)
         with grid.cell():
             f.number("train.steps")
-        with grid.cell():
-            f.number("train.schedule.warmup_steps")
-        with grid.cell():
-            f.number("train.seed")
 
 
 def _corpus(f: Form, corpora: Sequence[str]) -> None:
     path = "data.corpus"
     value = str(form.get(f.values, path) or "")
     key = seed(path, value, "corpus")
-    st.selectbox(
-        f.label(path),
-        list(corpora) if value in corpora else [*corpora, value],
-        key=key,
-        accept_new_options=True,
-        help=form.SETTINGS[path].help,
-        on_change=_write_corpus,
-        args=(key,),
-    )
-    f.problem(path)
+    with f.framed(path):
+        st.selectbox(
+            f.label(path),
+            list(corpora) if value in corpora else [*corpora, value],
+            key=key,
+            accept_new_options=True,
+            help=form.SETTINGS[path].help,
+            on_change=_write_corpus,
+            args=(key,),
+        )
+        f.problem(path)
 
 
 def _write_corpus(key: str) -> None:
@@ -123,20 +120,25 @@ def _tokenizer(f: Form) -> None:
     options = [("file", 0)] if known else [("bpe", v) for v in with_value(_VOCABULARIES, size)]
     options += [] if known else [(k, 0) for k in _TOKENIZERS]
     key = seed(kind, (now, size if now == "bpe" else 0), "tokenizer")
-    label = f.label(kind) if form.differs_within(f.changed, kind) else f.label(vocabulary, form.label_of(kind))
-    st.selectbox(
-        label,
-        options,
-        format_func=lambda o: f"BPE {number(o[1])}" if o[0] == "bpe" else _TOKENIZERS.get(o[0], "of the checkpoint"),
-        key=key,
-        disabled=known,
-        help="The weights know this tokenizer only." if known else form.SETTINGS[kind].help,
-        on_change=_write_tokenizer,
-        args=(key,),
-    )
-    f.problem(kind)
-    if vocabulary in f.problems:  # that it has no effect beside another kind goes without saying: it is not shown
-        f.problem(vocabulary)
+    label = f.label(kind)
+    if not form.differs_within(f.changed, kind):
+        label = f.label(vocabulary, form.label_of(kind))
+    with f.framed(kind if form.differs_within(f.changed, kind) else vocabulary):
+        st.selectbox(
+            label,
+            options,
+            format_func=lambda o: (
+                f"BPE {number(o[1])}" if o[0] == "bpe" else _TOKENIZERS.get(o[0], "of the checkpoint")
+            ),
+            key=key,
+            disabled=known,
+            help="The weights know this tokenizer only." if known else form.SETTINGS[kind].help,
+            on_change=_write_tokenizer,
+            args=(key,),
+        )
+        f.problem(kind)
+        if vocabulary in f.problems:  # that it has no effect beside another kind goes without saying: it is not shown
+            f.problem(vocabulary)
 
 
 def _write_tokenizer(key: str) -> None:
@@ -171,6 +173,20 @@ def knob_notes(f: Form, base_title: str, config: RunConfig | None, train_tokens:
 
 
 # ---------------------------------------------------------------- the rest of the network
+SMALLER = tuple(
+    f"model.{name}"
+    for name in ("norm", "mlp", "logit_softcap", "dropout", "qk_norm", "value_residual", "x0_shortcut", "zero_init")
+)
+
+
+def smaller_in_words(values: form.Draft) -> str:
+    """The smaller choices in a few words, e.g. `RMSNorm, SwiGLU, no dropout, QK norm`."""
+    dropout = form.get(values, "model.dropout")
+    words = [form.name_of(form.get(values, path)) for path in SMALLER[:2]]
+    words.append(f"dropout {dropout:g}" if isinstance(dropout, float | int) and dropout else "no dropout")
+    return ", ".join([*words, *(form.label_of(path) for path in SMALLER[4:] if form.get(values, path) is True)])
+
+
 def smaller_choices(f: Form) -> None:
     """Norm, feed-forward network and the switches that cost little, in one card."""
     caps = [None, 15.0, 30.0, 50.0]

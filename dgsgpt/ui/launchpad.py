@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,19 @@ import streamlit as st
 from dgsgpt.config import DataConfig, RunConfig
 from dgsgpt.data.dataset import list_datasets
 from dgsgpt.data.prepare import list_uploads, resolve
+from dgsgpt.dry_run import STEPS
 from dgsgpt.errors import DgsgptError
 from dgsgpt.format import duration, gib_of, si, size
+from dgsgpt.goals import GOALS
 from dgsgpt.hardware import Hardware
 from dgsgpt.launch import start_run
+from dgsgpt.run_queue import enqueue
 from dgsgpt.runs import Run
-from dgsgpt.ui import draft, form, origin, problems, state
+from dgsgpt.ui import draft, form, kept_drafts, origin, problems, state
 from dgsgpt.ui.app import page_file
 from dgsgpt.ui.atoms import error_card, h, tag, text
 from dgsgpt.ui.fields import Form, seed
-from dgsgpt.ui.markup import markup
+from dgsgpt.ui.markup import Html, markup
 from dgsgpt.ui.outlook import Outlook, RunName, verdict_words
 
 _PROFILE, _YAML = "profile", "yaml"
@@ -37,13 +41,19 @@ def start_from(runs: list[Run]) -> None:
     st.selectbox(
         "Start from",
         options,
-        format_func=lambda o: names.get(o) or (f"From {o[5:]}" if o.startswith("from:") else f"Clone {o}"),
+        format_func=lambda o: names.get(o) or _source_name(o),
         key=key,
         label_visibility="collapsed",
         width=190,
         on_change=_start_from,
         args=(key, {run.id: run for run in runs}),
     )
+
+
+def _source_name(source: str) -> str:
+    if source.startswith("goal:"):
+        return next((f"Goal: {goal.title}" for goal in GOALS if source == f"goal:{goal.name}"), source)
+    return f"From {source[5:]}" if source.startswith("from:") else f"Clone {source}"
 
 
 def _start_from(key: str, runs: dict[str, Run]) -> None:
@@ -54,6 +64,18 @@ def _start_from(key: str, runs: dict[str, Run]) -> None:
         state.attempt(draft.clone_run, runs[chosen])
     elif chosen == _YAML:
         bench.source = _YAML
+
+
+def undo_and_redo() -> None:
+    """Back and forth through the changes of the draft."""
+    bench = draft.opened()
+    st.button(
+        "Undo", icon=":material/undo:", key="undo", help="Undo the last change", disabled=not bench.undo,
+        on_click=bench.step_back,
+    )  # fmt: skip
+    if bench.redo:
+        says = "Make the change again that was undone"
+        st.button("Redo", icon=":material/redo:", key="redo", help=says, on_click=bench.step_forward)
 
 
 def import_panel() -> None:
@@ -148,48 +170,71 @@ def blocked_by(f: Form, name: RunName, outlook: Outlook | None) -> str:
     return ""
 
 
-def bottom_bar(f: Form, name: RunName, outlook: Outlook | None, config: RunConfig | None) -> None:
-    """Verdict and Start, in sight at every width."""
+def bottom_bar(
+    f: Form, name: RunName, outlook: Outlook | None, config: RunConfig | None, try_it: Callable[[], None] | None
+) -> None:
+    """Verdict, queue, dry run and Start, in sight at every width; `try_it` begins a dry run where one may begin."""
     blocked = blocked_by(f, name, outlook)
     with st.bottom, st.container(horizontal=True, vertical_alignment="center", gap="small", wrap=False):
-        if f.problems or outlook is None:
-            verdict, figures = tag(f"✕ {blocked}", "bad"), text("")
-        elif blocked:
-            verdict, figures = tag(*verdict_words(outlook)), text(blocked, "bad")
-        else:
-            verdict = tag(*verdict_words(outlook))
-            memory, disk = gib_of(outlook.plan.total_bytes, outlook.free_bytes), f"{size(outlook.disk_bytes)} disk"
-            time = [duration(outlook.seconds)] if outlook.seconds else []
-            figures = text(" · ".join([memory, f"{si(outlook.plan.params)} params", *time, disk]), "ink2")
-        h(
-            markup(
-                '<div style="display:flex;flex-wrap:wrap;align-items:center;gap:2px 18px">'
-                '<b style="font-weight:600">{}</b>{}{}</div>',
-                name.name, verdict, figures,
-            ),
-            width="stretch",
-        )  # fmt: skip
+        h(_standing(f, name, outlook, blocked), width="stretch")
+        closed = bool(blocked) or config is None
+        says = "Starts when the runs before it have ended, also when this page is closed."
+        queued = st.button("Add to queue", key="enqueue", disabled=closed, help=blocked or says)
+        why = blocked or _no_dry_run(outlook, try_it is None)
+        says = f"Makes {STEPS} real steps and says what was predicted and what measured; no run is left behind."
+        st.button(
+            f"Dry run, {STEPS} steps", key="dry_run", disabled=closed or bool(why), help=why or says, on_click=try_it
+        )
         pressed = st.button(
             "Start training",
             key="start",
             type="primary",
             icon=":material/play_arrow:",
-            disabled=bool(blocked) or config is None,
+            disabled=closed,
             help=blocked or None,
         )
-    if pressed and config is not None:
-        _start(config, name.name)
+    if config is not None and (pressed or queued):
+        _begin(config, name.name, start_run if pressed else enqueue)
 
 
-def _start(config: RunConfig, name: str) -> None:
-    """Create the run, start it as a process of its own and go to watch it."""
+def _no_dry_run(outlook: Outlook | None, at_work: bool) -> str:
+    """Why a dry run cannot be begun now; empty when it can."""
+    if at_work:
+        return "A dry run is at work"
+    if outlook is not None and outlook.verdict == "over" and outlook.device == "cpu":
+        return "Needs more memory than is free: the system would end it, or other programs"
+    return ""
+
+
+def _standing(f: Form, name: RunName, outlook: Outlook | None, blocked: str) -> Html:
+    """Name, verdict and figures, or what stands in the way."""
+    if f.problems or outlook is None:
+        verdict, figures = tag(f"✕ {blocked}", "bad"), text("")
+    elif blocked:
+        verdict, figures = tag(*verdict_words(outlook)), text(blocked, "bad")
+    else:
+        verdict = tag(*verdict_words(outlook))
+        memory, disk = gib_of(outlook.plan.total_bytes, outlook.free_bytes), f"{size(outlook.disk_bytes)} disk"
+        time = [duration(outlook.seconds)] if outlook.seconds else []
+        figures = text(" · ".join([memory, f"{si(outlook.plan.params)} params", *time, disk]), "ink2")
+    return markup(
+        '<div style="display:flex;flex-wrap:wrap;align-items:center;gap:2px 18px">'
+        '<b style="font-weight:600">{}</b>{}{}</div>',
+        name.name, verdict, figures,
+    )  # fmt: skip
+
+
+def _begin(config: RunConfig, name: str, begin: Callable[[Run], object]) -> None:
+    """Create the run, start it as a process of its own or put it into the queue, and go to watch it."""
+    bench = draft.opened()
     try:
-        run = origin.create(draft.opened().origin, config, name)
-        start_run(run)
+        run = origin.create(bench.origin, config, name)
+        begin(run)
     except DgsgptError as e:
         state.flash_error(str(e))
         st.rerun()
-    draft.opened().name = ""
+    bench.name = ""
+    kept_drafts.forget(bench)
     st.switch_page(page_file("train"), query_params={"run": run.id})
 
 

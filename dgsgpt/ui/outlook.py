@@ -2,65 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-
-import numpy as np
 
 from dgsgpt.config import RunConfig, TrainConfig
 from dgsgpt.errors import RunError
-from dgsgpt.format import MINUS, size
+from dgsgpt.format import MINUS, duration, size
 from dgsgpt.hardware import Hardware
+from dgsgpt.pace import Duration, Speed, arithmetic_per_token, duration_of
 from dgsgpt.planner import Plan, naive, plan, verdict
-from dgsgpt.runs import Run, check_run_id, name_for, suggest_run_id
+from dgsgpt.runs import check_run_id, name_for, suggest_run_id
 from dgsgpt.ui.atoms import Role
-from dgsgpt.ui.feature_costs import arithmetic_per_token
 from dgsgpt.ui.labels import name_of
 
 # What one well-fed H100 does, for runs nobody here has measured: 40 % of its 989 TFLOPS in half precision.
 H100_FLOPS_PER_S = 0.4 * 989e12
-_RECENT_RUNS = 8
-_RECENT_READINGS = 20
-
-
-@dataclass(frozen=True)
-class Speed:
-    """FLOPs per second that a run reached on this machine."""
-
-    flops_per_s: float
-    run_id: str
-
-
-def measured_speed(
-    runs: Iterable[Run],
-    device_name: str,
-    tokens_per_s: Callable[[Run], np.ndarray],
-) -> Speed | None:
-    """The speed of the newest run on the same device that measured one, or None: then no time is claimed."""
-    for run in islice(runs, _RECENT_RUNS):
-        if run.facts.get("hardware", {}).get("name") != device_name:
-            continue
-        readings = tokens_per_s(run)
-        if len(readings):
-            # The middle of the last readings: validations and saves make single ones slow.
-            reached = float(np.median(readings[-_RECENT_READINGS:]))
-            return Speed(reached * arithmetic_per_token(run.config), run.id)
-    return None
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """A valid draft against this machine: its plan, the memory that is free for it, and the time it may take."""
+    """A valid draft against this machine: its plan, the memory that is free for it, and how fast it will go."""
 
     config: RunConfig
     plan: Plan
     free_bytes: int
     total_bytes: int
-    seconds: float | None
-    measured_by: str
+    speed: Speed | None  # None where nothing was measured
     device: str  # cpu or cuda: where the plan is for
+
+    @property
+    def time(self) -> Duration | None:
+        """How long the run may take, by what was measured here."""
+        return duration_of(self.config, self.speed) if self.speed else None
+
+    @property
+    def seconds(self) -> float | None:
+        """The likely one, in seconds."""
+        return self.time.seconds if self.time else None
 
     @property
     def h100_seconds(self) -> float:
@@ -95,8 +73,7 @@ def look_ahead(config: RunConfig, machine: Hardware, speed: Speed | None) -> Out
     cost, on_cpu = plan(config, device), device == "cpu" or not machine.gpus
     free = machine.ram_available_bytes if on_cpu else machine.free_bytes
     total = machine.ram_total_bytes if on_cpu else machine.total_bytes
-    seconds = arithmetic_per_token(config) * cost.total_tokens / speed.flops_per_s if speed else None
-    return Outlook(config, cost, free, total, seconds, speed.run_id if speed else "", "cpu" if on_cpu else "cuda")
+    return Outlook(config, cost, free, total, speed, "cpu" if on_cpu else "cuda")
 
 
 def verdict_words(outlook: Outlook) -> tuple[str, Role]:
@@ -112,8 +89,11 @@ def verdict_words(outlook: Outlook) -> tuple[str, Role]:
 
 def run_time(outlook: Outlook) -> tuple[float | None, str]:
     """Seconds the run may take, and where that is from; on a CPU that nothing was measured on, none are claimed."""
-    if outlook.seconds is not None:
-        return outlook.seconds, f"at the speed of {outlook.measured_by}"
+    if outlook.time is not None and outlook.speed is not None:
+        low, high = duration(outlook.time.low), duration(outlook.time.high)
+        band = f"{low} to {high}, " if low != high else ""
+        by = "at the speed of" if outlook.speed.kind == "run" else "by"
+        return outlook.time.seconds, f"{band}{by} {outlook.speed.source}"
     if outlook.device == "cpu":
         return None, "measured after the first run"
     return outlook.h100_seconds, "computed for an H100 at 40 % of its peak, not measured here"

@@ -27,6 +27,25 @@ _RULES = {
 Fields = list[Callable[[], None]]
 
 
+PATHS = tuple(
+    path
+    for path in form.SETTINGS
+    if (path.startswith("train.") or path == "data.document_separator")
+    and path not in ("train.lr", "train.steps", "train.micro_batch_size", "train.grad_accum_steps")
+    and path not in ("train.gradient_checkpointing", "train.device", "train.eval_tokens", "train.log_every")
+    and path not in ("train.sample_prompt", "train.sample_tokens", "train.tracker")
+)
+
+
+def recipe_in_words(values: form.Draft) -> str:
+    """The recipe in a few words, e.g. `AdamW, cosine with 50 steps of warm-up, precision auto`."""
+    rule, shape, warmup, precision = (
+        form.get(values, f"train.{name}")
+        for name in ("optimizer", "schedule.kind", "schedule.warmup_steps", "precision")
+    )
+    return f"{form.name_of(rule)}, {form.name_of(shape)} with {warmup} steps of warm-up, precision {precision}"
+
+
 def recipe(f: Form, config: RunConfig | None, stale: bool = False) -> None:
     """Draw the four cards; `config` is the last valid one, `stale` when the draft is no longer it."""
     with st.container(border=True, key="card_optimizer"):
@@ -107,7 +126,9 @@ def _schedule(f: Form, config: RunConfig | None, stale: bool) -> None:
     with st.grid(2, min_column_width=330, gap="small") as grid:
         with grid.cell(), st.container(gap="xsmall"):
             f.segments("train.schedule.kind", "Shape")
-            with st.grid(2, min_column_width=140, gap="small") as fields:
+            with st.grid(3, min_column_width=110, gap="small") as fields:
+                with fields.cell():
+                    f.number("train.schedule.warmup_steps")
                 with fields.cell():
                     f.ladder("train.schedule.min_lr_ratio", [0.0, 0.01, 0.05, 0.1, 0.2, 0.5], show=_share)
                 with fields.cell():
@@ -147,6 +168,8 @@ def _course(f: Form) -> Fields:
         lambda: f.number("train.keep_last"),
         lambda: _switch(f, "train.background_save"),
         lambda: f.text("data.document_separator", empty="none: one document"),
+        lambda: f.number("train.sample_every"),
+        lambda: f.number("train.seed"),
     ]
 
 

@@ -12,9 +12,13 @@ from dgsgpt.ui.fields import Form
 from dgsgpt.ui.markup import markup
 
 
-def all_settings(f: Form, query: str) -> None:
-    """Every setting of the schema by section, or those the query finds."""
-    found = form.find_settings(query)
+def all_settings(f: Form, query: str, only_changed: bool = False) -> None:
+    """Every setting of the schema by section, or those the query finds, or those that differ from the base."""
+    f.beside = False
+    found = [s for s in form.find_settings(query) if not only_changed or form.differs_within(f.changed, s.path)]
+    if not found and only_changed:
+        para(f"No setting that differs has “{query}” in its name or description.")
+        return
     if not found:
         para(f"No setting has “{query}” in its name or description.")
         return

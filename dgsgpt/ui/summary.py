@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import streamlit as st
 
 from dgsgpt.config import RunConfig
-from dgsgpt.format import MINUS, MISSING, duration, gib, number, percent, scientific, si, size
+from dgsgpt.format import MINUS, MISSING, duration, gib, number, percent, plural, scientific, si, size, step_time
 from dgsgpt.hardware import Hardware
-from dgsgpt.planner import remedies
+from dgsgpt.pace import step_flops
+from dgsgpt.planner import HARM, Remedy, remedies
 from dgsgpt.ui import draft
 from dgsgpt.ui.atoms import dot, field_error, h, note, tag, text
+from dgsgpt.ui.command_lines import with_settings
 from dgsgpt.ui.draft import Workbench
 from dgsgpt.ui.fields import Form, show_problem
 from dgsgpt.ui.markup import Html, join, markup
-from dgsgpt.ui.origin import Origin, command
+from dgsgpt.ui.origin import command
 from dgsgpt.ui.outlook import Outlook, RunName, diff_lines, plain_recipe, run_time, verdict_words
 from dgsgpt.ui.theme import MONO, c, palette
 
@@ -47,39 +51,49 @@ def _take_name(name: str) -> None:
 
 # ---------------------------------------------------------------- figures
 def figures(outlook: Outlook | None, machine: Hardware) -> None:
-    """Parameters, time, tokens and disk."""
-    if outlook is None:
-        cells = [
-            (label, MISSING, "shows when the settings are valid") for label in ("Parameters", "Time", "Tokens", "Disk")
-        ]
-    else:
-        cost, kept = outlook.plan, outlook.checkpoints
-        active = f"{si(cost.active_params)} active a token" if cost.active_params != cost.params else "all active"
-        seconds, time_note = run_time(outlook)
-        cells = [
-            ("Parameters", si(cost.params), active),
-            ("Time", duration(seconds), time_note),
-            (
-                "Tokens",
-                si(cost.total_tokens, 2),
-                f"{number(cost.total_tokens / cost.params, 1)} per parameter, {scientific(cost.train_flops)} FLOPs",
-            ),
-            (
-                "Disk",
-                size(outlook.disk_bytes),
-                f"{kept} checkpoint{'s' if kept > 1 else ''}; {size(machine.disk_free_bytes)} free",
-            ),
-        ]
+    """Parameters, time, tokens, arithmetic, a step and disk."""
+    labels = ("Parameters", "Time", "Tokens", "Compute", "Step", "Disk")
+    cells = [(label, MISSING, "shows when the settings are valid") for label in labels]
+    if outlook is not None:
+        cells = list(zip(labels, *zip(*_figures(outlook, machine), strict=True), strict=True))
     drawn = join(
         markup(
             '<div style="min-width:0"><div style="font-size:12.5px;color:{}">{}</div>'
             '<div style="font-size:21px;font-weight:600;line-height:27px">{}</div>'
-            '<div style="font-size:12.5px;color:{}">{}</div></div>',
+            '<div style="font-size:12.5px;line-height:16px;color:{}">{}</div></div>',
             c("ink2"), label, value, c("ink3"), aside,
         )
         for label, value, aside in cells
     )  # fmt: skip
-    h(markup('<div style="display:grid;grid-template-columns:1fr 1fr;gap:10px 14px">{}</div>', drawn))
+    grid = '<div style="display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:10px 14px">{}</div>'
+    h(markup(grid, drawn))
+
+
+def _figures(outlook: Outlook, machine: Hardware) -> list[tuple[str, str]]:
+    """Value and aside of each."""
+    cost, kept, speed = outlook.plan, outlook.checkpoints, outlook.speed
+    seconds, time_note = run_time(outlook)
+    a_token = f"{si(cost.flops_per_token)} a token"
+    step = ("", "no speed measured yet")
+    if speed is not None:
+        step_s = step_flops(outlook.config) / speed.flops_per_s
+        step = (step_time(step_s), f"{si(outlook.config.tokens_per_step / step_s)} tokens a second")
+    return [
+        (
+            si(cost.params),
+            "all active" if cost.active_params == cost.params else f"{si(cost.active_params)} active a token",
+        ),
+        (duration(seconds), time_note),
+        (si(cost.total_tokens, 2), _tokens_each(cost.total_tokens / cost.active_params)),
+        (f"{scientific(cost.train_flops)} FLOPs", a_token),
+        (step[0] or MISSING, step[1]),
+        (size(outlook.disk_bytes), f"{plural(kept, 'checkpoint')}; {size(machine.disk_free_bytes)} free"),
+    ]
+
+
+def _tokens_each(ratio: float) -> str:
+    """Tokens per parameter, beside the 20 or so that are best for a given compute (Hoffmann et al. 2022)."""
+    return f"{number(ratio, 1 if ratio < 100 else 0)} a parameter; 20 is usual"
 
 
 # ---------------------------------------------------------------- memory
@@ -146,28 +160,46 @@ def _legend(parts: list[tuple[str, int, str]]) -> Html:
 def remedy_list(outlook: Outlook, machine: Hardware) -> None:
     """Ways to need less memory, each with its price and a button that applies it."""
     device = "cpu" if outlook.config.train.device == "cpu" else machine.device
-    found = remedies(outlook.config, outlook.free_bytes, device)[:4]
-    if not found:
-        return
     over = outlook.plan.total_bytes - outlook.free_bytes
-    enough = [remedy for remedy in found if remedy.saved_bytes >= over]
-    _rule("To have room to spare" if over <= 0 else "To make it fit" if enough else "Helps, but not enough to fit")
-    for i, remedy in enumerate(enough or found):
-        share = remedy.saved_bytes / max(1, outlook.plan.total_bytes)
-        price = "" if remedy.time_ratio is None else _time_change(remedy.time_ratio)
-        with st.container(horizontal=True, vertical_alignment="center", gap="xsmall", wrap=False):
-            h(
-                markup(
-                    '<div style="display:grid;grid-template-columns:1fr auto 84px;gap:10px;font-size:13.5px">'
-                    "<span>{}</span>"
-                    '<b style="font-weight:600;color:{}"><span style="font-size:9px">▼</span> {}</b>'
-                    '<span style="color:{}">{}</span></div>',
-                    remedy.label, c("good"), percent(share, 0), c("ink3"), price,
-                )
-            )  # fmt: skip
-            st.button(
-                ":blue[Apply]", key=f"remedy_{i}", type="tertiary", on_click=draft.override, args=(remedy.overrides,)
+    if outlook.verdict == "fits":
+        title, shown = "More room, if you want it", _harmless(outlook, device)
+    else:
+        found = remedies(outlook.config, outlook.free_bytes, device)[:4]
+        enough = [remedy for remedy in found if remedy.saved_bytes >= over]
+        title = "To have room to spare" if over <= 0 else "To make it fit" if enough else "Helps, but not enough to fit"
+        shown = enough or found
+    if not shown:
+        return
+    _rule(title, "computed, not measured")
+    for i, remedy in enumerate(shown):
+        _remedy(i, remedy, outlook.plan.total_bytes)
+
+
+def _harmless(outlook: Outlook, device: str) -> list[Remedy]:
+    """Where more than half of what is free is needed: ways to need less that change nothing of what is learned."""
+    need = outlook.plan.total_bytes
+    if 2 * need < outlook.free_bytes:
+        return []
+    found = remedies(outlook.config, need // 2, device)
+    return [r for r in found if r.time_ratio is not None and not set(r.overrides) & set(HARM)][:2]
+
+
+def _remedy(place: int, remedy: Remedy, total_bytes: int) -> None:
+    share = remedy.saved_bytes / max(1, total_bytes)
+    price = "time not computed" if remedy.time_ratio is None else _time_change(remedy.time_ratio)
+    with st.container(horizontal=True, vertical_alignment="center", gap="xsmall", wrap=False):
+        h(
+            markup(
+                '<div style="display:grid;grid-template-columns:1fr auto 84px;gap:10px;font-size:13.5px">'
+                "<span>{}</span>"
+                '<b style="font-weight:600;color:{};white-space:nowrap"><span style="font-size:9px">▼</span> {}</b>'
+                '<span style="color:{}">{}</span></div>',
+                remedy.label, c("good"), percent(share, 0), c("ink3"), price,
             )
+        )  # fmt: skip
+        st.button(
+            ":blue[Apply]", key=f"remedy_{place}", type="tertiary", on_click=draft.override, args=(remedy.overrides,)
+        )
 
 
 def _time_change(ratio: float) -> str:
@@ -204,8 +236,8 @@ def differences(changed: dict[str, tuple[object, object]], base_title: str) -> N
     )  # fmt: skip
 
 
-def files(config: RunConfig, name: str, begun: Origin | None) -> None:
-    """The resulting YAML, to look at and to take along, and the command that does the same."""
+def files(config: RunConfig, name: str, bench: Workbench, root: Path) -> None:
+    """The resulting YAML, to look at and to take along, and the commands that do the same."""
     yaml = config.to_yaml()
     with st.expander("Resulting YAML"):
         st.code(yaml, language="yaml", height=320)
@@ -219,7 +251,11 @@ def files(config: RunConfig, name: str, begun: Origin | None) -> None:
         icon=":material/download:",
         width="stretch",
     )
-    st.code(command(begun, config, name), language="bash", wrap_lines=True)
+    _rule("The same from the command line", "" if bench.origin else "with the file, or without")
+    st.code(command(bench.origin, config, name), language="bash", wrap_lines=True)
+    exact = with_settings(bench, config, name, root) if bench.origin is None else ""
+    if exact:
+        st.code(exact, language="bash", wrap_lines=True)
 
 
 def _rule(title: str, aside: str = "") -> None:

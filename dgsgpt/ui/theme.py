@@ -37,14 +37,16 @@ def page_css() -> None:
     """The only stylesheet of the product: few rules, none of them forced.
 
     Keys with meaning: `summary` sticks beside a form, `t_*` has a bold widget label,
-    `sel_*` is a card that is chosen.
+    `sel_*` is a card that is chosen, `field_*` a setting with its way back `back_*` in the corner.
     """
     p = palette()
     st.html(f"""<style>
     .stApp {{ font-variant-numeric: tabular-nums; }}
     .stGridCell:has(.st-key-summary) {{ position: sticky; top: 4rem; align-self: start; height: fit-content; }}
-    .st-key-theme_watch {{ position: absolute; }}
+    .st-key-theme_watch, [data-testid="stLayoutWrapper"]:has(> .st-key-poll_box) {{ position: absolute; }}
     [class*="st-key-t_"] p {{ font-weight: 600; }}
+    [class*="st-key-field_"] {{ position: relative; }}
+    [class*="st-key-back_"] {{ position: absolute; top: -7px; right: 20px; width: auto; }}
     [class*="st-key-sel_"] {{ border-color: {p["accent"]}; box-shadow: inset 0 0 0 1px {p["accent"]}; }}
     .stApp .stMainBlockContainer {{ padding-inline: 1.75rem; }}
     .stApp [data-testid="stBottomBlockContainer"] {{ padding: .6rem 1.75rem; border-top: 1px solid {p["line"]}; }}
