@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from dgsgpt import format as fmt
-from dgsgpt.errors import DgsgptError
+from dgsgpt.data.uploads import save_upload
+from dgsgpt.errors import DataError, DgsgptError
 from dgsgpt.ui import atoms
 from dgsgpt.ui import evaluate_run as running
 from dgsgpt.ui.atoms import markup
 from dgsgpt.ui.checkpoint_list import Entry, by_ref, told
-from dgsgpt.ui.evaluate_run import PASTED, STOPPED, Asked, Done
+from dgsgpt.ui.corpus_view import MAX_UPLOAD_MB
+from dgsgpt.ui.evaluate_run import PASTED, STOPPED, UPLOAD, Asked, Done
 from dgsgpt.ui.paired_run import MAX_PASTED, TOKENS
 
 if TYPE_CHECKING:
@@ -94,6 +96,8 @@ def choose(entry: Entry, config: RunConfig | None) -> Asked:
             help="Tokens to judge, in windows spread evenly over the text.", **_STAY,
         )  # fmt: skip
     pasted = ""
+    if name == UPLOAD:
+        _uploader()
     if name == PASTED:
         pasted = st.text_area(
             "Text to judge on", key="ev_pasted", height=110, max_chars=MAX_PASTED, **_STAY,
@@ -101,6 +105,31 @@ def choose(entry: Entry, config: RunConfig | None) -> Asked:
         ) or ""  # fmt: skip
     window = int(context or 1)
     return Asked(texts[name], window, stride_of(int(part or EXACT), window), int(most or 0) or None, pasted)
+
+
+def _uploader() -> None:
+    """The field for a file; a text that was taken is picked, and judged whole."""
+    st.file_uploader(
+        "A UTF-8 text file, judged from beginning to end", key="ev_upload", max_upload_size=MAX_UPLOAD_MB,
+        on_change=_keep_upload,
+    )  # fmt: skip
+    problem = st.session_state.pop("ev_upload_problem", None)
+    if problem:
+        atoms.field_error(problem)
+
+
+def _keep_upload() -> None:
+    kept = st.session_state
+    file = kept.get("ev_upload")
+    if file is None:
+        return
+    try:
+        if file.size > MAX_UPLOAD_MB << 20:  # the browser's own limit can be passed by
+            limit = f"{fmt.size(file.size)} is more than {MAX_UPLOAD_MB} MiB"
+            raise DataError(f"{file.name}: {limit}; use the command with its path")
+        kept["ev_text"] = str(save_upload(file.name, file.getvalue()))
+    except DataError as error:
+        kept["ev_upload_problem"] = str(error)
 
 
 def stride_of(part: int, context: int) -> int:
@@ -127,7 +156,7 @@ def card(entry: Entry, config: RunConfig | None, asked_for: bool) -> tuple[Calla
             atoms.para(f"✕ {told(error, entry)}", role="bad")
             return None, None
         done = found if isinstance(found, Done) else None
-        go = asked_for and not done
+        go = asked_for and not done and not asked.missing
         slot = _press(entry, asked, go, done)
         work = running.work(entry, config, asked, slot) if go else None
         if not go:
@@ -138,16 +167,15 @@ def card(entry: Entry, config: RunConfig | None, asked_for: bool) -> tuple[Calla
 
 def _press(entry: Entry, asked: Asked, go: bool, done: Done | None) -> DeltaGenerator:
     """Evaluate, Stop while it runs, and what it costs; returns where its progress is shown."""
-    empty = asked.text.name == PASTED and not asked.pasted.strip()
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        why = "Paste a text first." if empty else "Evaluated already: the figures are below." if done else None
+        why = asked.missing or ("Evaluated already: the figures are below." if done else None)
         st.button(
             "Evaluate", type="primary", icon=":material/play_arrow:", key="ev_go", on_click=running.ask,
             disabled=bool(why) or go, help=why,
         )  # fmt: skip
         # Its press needs no answer: any press ends the run at the next thing it draws.
         st.button("Stop", icon=":material/stop:", key="ev_stop", disabled=not go)
-        if not empty and not done:
+        if not asked.missing and not done:
             _cost(entry, asked)
     return st.empty()
 

@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from dgsgpt.data.tokenizer import Tokenizer
     from dgsgpt.evaluation.report import Report
 
+UPLOAD = "(upload)"  # among the texts: one that is still to come
 # Enough characters to tell how many bytes a token has; counting all of a long text takes a while.
-_COUNTED = 20_000
-_COUNTED_TOKENS = 8_000
+_COUNTED, _COUNTED_TOKENS = 20_000, 8_000
 _REMEMBERED = 8
 
 
@@ -75,7 +75,7 @@ def texts(entry: Entry, config: RunConfig | None) -> list[Text]:
         if dataset.corpus not in known or part != share:  # else it is one of the texts above
             found.append(Text(dataset.id, f"Validation text of {dataset.id}, prepared", part))
     found += [Text(str(p), f"{p.name}, uploaded", share, True) for p in list_uploads() if str(p) != own]
-    return [*found, Text(PASTED, "Pasted text", share, True)]
+    return [*found, Text(UPLOAD, "Upload a file…", share, True), Text(PASTED, "Pasted text", share, True)]
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,13 @@ class Asked:
     def key(self) -> tuple[object, ...]:
         """What tells one evaluation of a checkpoint from another."""
         return self.text, self.context, self.stride, self.max_tokens, hashlib.sha256(self.pasted.encode()).hexdigest()
+
+    @property
+    def missing(self) -> str:
+        """What is to be done before there is a text; empty when there is one."""
+        if self.text.name == UPLOAD:
+            return "Upload a file first."
+        return "Paste a text first." if self.text.name == PASTED and not self.pasted.strip() else ""
 
     def read(self) -> str:
         """The text itself.
@@ -111,7 +118,7 @@ def command(entry: Entry, config: RunConfig | None, asked: Asked) -> list[str]:
     own = entry.imported is None and config is not None and asked.text.name == config.data.corpus
     words = ["dgsgpt", "eval", entry.ref]
     if asked.text.whole:
-        words += ["--text", "FILE" if asked.text.name == PASTED else asked.text.name]
+        words += ["--text", "FILE" if asked.text.name in (PASTED, UPLOAD) else asked.text.name]
     elif not own:
         words += ["--corpus", asked.text.name]
     if config is None or asked.context != config.model.block_size:
@@ -288,6 +295,6 @@ def shell(words: Sequence[str]) -> str:
 
 
 __all__ = [
-    "PASTED", "STOPPED", "Asked", "Cost", "Done", "Text", "about_forward", "ask", "command", "cost", "key_of",
+    "PASTED", "STOPPED", "UPLOAD", "Asked", "Cost", "Done", "Text", "about_forward", "ask", "command", "cost", "key_of",
     "measure", "results", "shell", "texts", "work",
 ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,15 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from dgsgpt import files
+from dgsgpt import format as fmt
 from dgsgpt.checkpoint import load_checkpoint
+from dgsgpt.data.prepare import prepare
 from dgsgpt.evaluation import evaluate_text, kept
+from dgsgpt.metrics import MetricsWriter
 from dgsgpt.runs import Run
 from dgsgpt.ui.app import ROUTER, page_file
-from dgsgpt.ui.evaluate_run import PASTED, Done
+from dgsgpt.ui.evaluate_run import PASTED, UPLOAD, Done
 from tests.checkpoint_factory import flip_a_bit, save
 from tests.pages.conftest import OpenPage, button, html_of, labels
 from tests.run_factory import make_run
@@ -138,7 +143,7 @@ def test_an_imported_checkpoint_has_no_text_of_its_own(open_page: OpenPage, run:
     app = open_page("evaluate", checkpoint="one@40")
     offered = app.selectbox(key="ev_text").options
     assert [text for text in offered if "prepared" not in text] == [  # other tests may have prepared some
-        "Validation text of austen", "Validation text of plays", "Pasted text",
+        "Validation text of austen", "Validation text of plays", "Upload a file…", "Pasted text",
     ]  # fmt: skip
     assert [c.value for c in app.code] == ["dgsgpt eval one@40 --corpus austen"]
     assert isinstance(evaluate(app), Done)
@@ -155,6 +160,74 @@ def test_an_uploaded_text_is_judged_whole(open_page: OpenPage, run: Run, dataset
     (done,) = app.session_state["ev_results"].values()
     assert done.report.text_bytes == len(TEXT)
     assert app.code[0].value == f"dgsgpt eval one@20 --text {file}"
+
+
+def upload(app: AppTest, name: str, content: bytes) -> AppTest:
+    app.selectbox(key="ev_text").set_value(UPLOAD).run()
+    return app.file_uploader(key="ev_upload").upload(name, content, "text/plain").run()
+
+
+def test_a_file_that_is_uploaded_here_is_picked_and_judged(open_page: OpenPage, run: Run, datasets_dir: Path) -> None:
+    app = open_page("evaluate")
+    app.selectbox(key="ev_text").set_value(UPLOAD).run()
+    assert button(app, "Evaluate").disabled
+    app = upload(app, "my letters.txt", TEXT.encode())
+    assert app.selectbox(key="ev_text").value == str(datasets_dir / "uploads" / "my-letters.txt")
+    button(app, "Evaluate").click().run()
+    (done,) = app.session_state["ev_results"].values()
+    assert done.report.text_bytes == len(TEXT)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b" \n", "the text is empty"), (b"\0\1\2" * 99, "binary"), (b"aaaa", "one distinct character"),
+        (b"an \xe9t\xe9", "UTF-8"),
+    ],
+    ids=["empty", "binary", "one character", "latin-1"],
+)  # fmt: skip
+def test_a_file_that_cannot_be_judged_is_one_line(
+    open_page: OpenPage, run: Run, datasets_dir: Path, content: bytes, said: str
+) -> None:
+    shown = html_of(upload(open_page("evaluate"), "letters<b>.txt", content))
+    (problem,) = re.findall(r"✕ (letters.*)</div>", shown)
+    assert said in problem
+    assert "letters&lt;b&gt;.txt: " in problem
+    assert not list((datasets_dir / "uploads").glob("letters-b-*"))
+
+
+def test_a_file_over_the_limit_is_refused_by_the_server_too(
+    open_page: OpenPage, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dgsgpt.ui.evaluate_form.MAX_UPLOAD_MB", 1)
+    shown = html_of(upload(open_page("evaluate"), "a.txt", b"some text\n" * 110_000))
+    assert "1.0\u00a0MiB is more than 1 MiB; use the command with its path" in shown
+
+
+def test_what_the_trainer_found_stands_beside_what_was_asked_for(
+    open_page: OpenPage, run: Run, datasets_dir: Path
+) -> None:
+    dataset = prepare(run.config.data, 32)
+    facts = {"fingerprint": dataset.fingerprint, "tokenizer_sha256": dataset.meta["tokenizer_sha256"]}
+    files.write_json(run.path / "run.json", {**run.facts, "data": facts})
+    figures = {"loss": 2.5, "ppl": 12.2, "tokens": 4, "bytes": 9, "context": 32, "stride": 32}
+    for step, whole, bpb in ((10, False, 2.0101), (15, False, 1.9101), (20, False, 1.8101), (20, True, 1.8202)):
+        MetricsWriter(run.path).event("eval", step, whole_split=whole, bpb=bpb, **figures)
+    app = open_page("evaluate")
+    shown = html_of(app)
+    kept_card, training = shown.split("While training")
+    assert [kept_card.count(bits) for bits in ("2.0101", "1.9101", "1.8101", "1.8202")] == [1, 0, 1, 1]  # saved ones
+    assert kept_card.count(">this, auto<") == 2
+    assert f"at most {fmt.number(run.config.train.eval_tokens)} tokens" in kept_card
+    for told in ("1.8101", "1.8202", ">20<"):
+        assert told in training
+    plot = json.loads(app.get("plotly_chart")[-1].proto.spec)
+    assert [trace["mode"] for trace in plot["data"]] == ["lines+markers", "markers"]
+    assert plot["data"][0]["customdata"][0][0] == "2.0101"
+
+
+def test_a_run_without_automatic_evaluations_says_how_to_have_them(open_page: OpenPage, run: Run) -> None:
+    assert "train.eval_every=100" in html_of(open_page("evaluate"))
 
 
 def test_the_cost_is_said_with_a_time_only_when_a_speed_was_measured(open_page: OpenPage, run: Run) -> None:
