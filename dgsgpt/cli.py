@@ -20,6 +20,7 @@ from dgsgpt.errors import ConfigError, DgsgptError
 from dgsgpt.format import printable
 from dgsgpt.goals_command import goals
 from dgsgpt.inspect_command import inspect
+from dgsgpt.metrics_command import metrics
 from dgsgpt.report_command import report
 
 if TYPE_CHECKING:
@@ -368,6 +369,7 @@ for _command in (
     *serve_command.COMMANDS,
     *queue_command.COMMANDS,
     compare,
+    metrics,
     report,
     bench,
     calibrate,

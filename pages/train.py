@@ -9,12 +9,21 @@ import streamlit as st
 from dgsgpt import format as fmt
 from dgsgpt.launch import start_demo
 from dgsgpt.runs import Run, Status
-from dgsgpt.ui import atoms, health, run_cards, run_recipe, state, train_view
-from dgsgpt.ui import train_panels as panels
+from dgsgpt.ui import (
+    atoms,
+    run_cards,
+    state,
+    train_address,
+    train_alerts,
+    train_grid,
+    train_log,
+    train_menu,
+    train_runs,
+    train_shown,
+    train_view,
+)
 from dgsgpt.ui.atoms import markup, pill, text
 from dgsgpt.ui.theme import run_color
-
-MAX_OVERLAYS = 7
 
 
 def nothing_yet() -> None:
@@ -24,25 +33,6 @@ def nothing_yet() -> None:
         if atoms.empty_state(sentence, "Start the demo", "dgsgpt train configs/demo.yaml", key="train_demo"):
             state.attempt(start_demo, state.root())
             st.rerun()
-
-
-def choose(runs: list[Run], main: Run) -> list[Run]:
-    """The popover with the selected run (kept in the address) and those laid over it."""
-    ids = [run.id for run in runs]
-    rest = [run_id for run_id in ids if run_id != main.id]
-    st.session_state["train_run"] = main.id
-    st.session_state["train_others"] = [i for i in st.session_state.get("train_others", []) if i in rest]
-
-    def selected() -> None:
-        st.query_params["run"] = st.session_state["train_run"]
-
-    with st.popover("Choose runs", icon=":material/tune:"):
-        st.selectbox("Run", ids, key="train_run", on_change=selected)
-        st.multiselect(
-            "Lay over it", rest, key="train_others", max_selections=MAX_OVERLAYS, persist_state="session",
-            placeholder="other runs",
-        )  # fmt: skip
-    return [run for run in runs if run.id in st.session_state["train_others"]]
 
 
 def run_bar(runs: list[Run], run: Run, status: Status) -> list[Run]:
@@ -56,7 +46,7 @@ def run_bar(runs: list[Run], run: Run, status: Status) -> list[Run]:
                 pill(run_cards.shown_state(status)), run.id, text(run_cards.about(run), "ink3"),
             )
         )  # fmt: skip
-        others = choose(runs, run)
+        others = train_runs.choose(runs, run)
         if status.is_live:
             run_cards.pause_button(run, status, "train_pause")
             run_cards.save_button(run, status, "train_save")
@@ -65,6 +55,7 @@ def run_bar(runs: list[Run], run: Run, status: Status) -> list[Run]:
             run_cards.resume_button(run, "train_resume", "Start")
         elif status.state != "finished":
             run_cards.resume_button(run, "train_resume")
+        train_menu.menu(run, others)
     return others
 
 
@@ -73,12 +64,15 @@ def main() -> None:
     if not runs:
         nothing_yet()
         return
-    wanted = st.query_params.get("run")
+    wanted = st.query_params.get(train_address.RUN)
     run = state.pick_run(runs, wanted)
     status = run.status()
+    strangers = train_address.restore([one.id for one in runs])
     others = run_bar(runs, run, status)
     if wanted and wanted != run.id:
         atoms.note(markup("There is no run {}; this is {}.", wanted[:80], run.id), role="warn")
+    if strangers:
+        atoms.note(f"The address also names runs that are not here: {', '.join(strangers)[:200]}", role="warn")
     run_cards.show_flash()
     run_cards.trouble(run, status)
     problem = state.config_problem(run)
@@ -87,7 +81,7 @@ def main() -> None:
         return
     live = any(one.status().is_live for one in (run, *others))
     watch(run, status, state.REFRESH_S if live else None)
-    plots(run, others, len(runs), state.REFRESH_S if live and panels.follows() else None)
+    plots(run, others, len(runs), state.REFRESH_S if live and train_shown.follows() else None)
 
 
 def watch(run: Run, before: Status, every: float | None) -> None:
@@ -96,20 +90,23 @@ def watch(run: Run, before: Status, every: float | None) -> None:
 
     @st.fragment(run_every=every, key="train_watch")
     def now() -> None:
-        status, metrics, config = run.status(), state.metrics(run), run.config
+        status, metrics, config, events = run.status(), state.metrics(run), run.config, state.events(run)
         if run_cards.phase(run, status) != drawn:
             st.rerun()
-        saved = max((float(e["time"]) for e in state.events(run) if e.get("kind") == "checkpoint"), default=None)
+        saved = max((float(e["time"]) for e in events if e.get("kind") == "checkpoint"), default=None)
         aside = f"saved {fmt.ago(saved, time.time())}" if saved else "nothing saved yet"
         atoms.h(run_cards.progress(status, time.time(), aside))
-        health.alert(state.events(run), status)
+        train_alerts.toasts(run, events)
+        train_alerts.alert(run, events, status)
         machine = state.machine()
         device = ("GPU", machine.total_bytes) if machine.gpus else ("CPU", machine.ram_total_bytes)
-        target = config.train.steps * config.tokens_per_step
-        color = run_color(run.color_slot)
-        atoms.kpis(
-            train_view.figures(metrics, panels.smoothing(config), color, state.planned(run), target, device), 205
-        )
+        target, weight = config.train.steps * config.tokens_per_step, train_shown.smoothing(config)
+        figures = train_shown.Shown(run, [], config, metrics, events)
+        cards = train_shown.keep(
+            "figures", (*figures.stamp, weight, device),
+            lambda: train_view.figures(metrics, weight, run_color(run.color_slot), state.planned(run), target, device),
+        )  # fmt: skip
+        atoms.kpis(cards, 205)
 
     now()
 
@@ -119,25 +116,15 @@ def plots(run: Run, others: list[Run], kept: int, every: float | None) -> None:
 
     @st.fragment(run_every=every, key="train_plots")
     def now() -> None:
-        followed = panels.follows()
-        shown = panels.Shown(run, others, run.config, state.metrics(run), state.events(run))
+        followed = train_shown.follows()
+        shown = train_shown.Shown(run, others, run.config, state.metrics(run), state.events(run))
         grid = st.grid(4, min_column_width=300, border=True)
-        with grid.cell(column_span=3, row_span=2), st.container(key="train_card_loss", gap="xsmall"):
-            panels.loss(shown)
-        cards = (
-            ("runs", 1, lambda: panels.runs_shown(shown, kept)),
-            ("health", 1, lambda: health.card(shown.events, shown.metrics.skipped)),
-            ("lr", 1, lambda: panels.rate(shown)), ("norm", 1, lambda: panels.gradient(shown)),
-            ("speed", 1, lambda: panels.throughput(shown)), ("extra", 1, lambda: panels.last_small(shown)),
-            ("samples", 2, lambda: panels.samples(shown)), ("machine", 1, panels.machine),
-            ("saved", 1, lambda: panels.saved(shown)), ("recipe", 2, lambda: run_recipe.card(run)),
-            ("groups", 2, lambda: run_recipe.groups(run)),
-        )  # fmt: skip
-        for name, span, draw in cards:
-            with grid.cell(column_span=span), st.container(key=f"train_card_{name}", gap="xxsmall"):
-                draw()
-        panels.log(run)
-        if panels.follows() != followed:
+        for card in train_grid.cards(shown, kept):
+            with grid.cell(column_span=card.columns, row_span=card.rows), card.frame():
+                card.draw()
+        train_log.drawer(run)
+        train_address.write(run.id)
+        if train_shown.follows() != followed:
             st.rerun()
 
     now()

@@ -34,7 +34,8 @@ def loss_at(step: int) -> float:
 def log_steps(run: Run, first: int, last: int, every: int = 10) -> None:
     """Write metrics for a range of steps, a validation each hundred."""
     writer = MetricsWriter(run.path)
-    moe = {"moe/max_load": 0.3, "moe/dropped": 0.0} if run.config.model.moe else {}
+    loads = {f"moe/load/{layer}/{e}": 0.2 + 0.1 * (layer + 1) * (e == 1) for layer in (0, 1) for e in range(4)}
+    moe = {"moe/max_load": 0.4, "moe/dropped": 0.0, "moe/entropy": 0.9, **loads} if run.config.model.moe else {}
     for step in range(first, last + 1, every):
         loss = loss_at(step)
         val = {"loss/val": loss + 0.04, "ppl/val": math.exp(loss + 0.04), "bpb/val": (loss + 0.04) / math.log(2) / 2.1}

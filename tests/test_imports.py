@@ -35,7 +35,8 @@ LAYERS: list[set[str]] = [
         "fitting",
     },
     {"runs", "metrics", "metric_shelf", "model", "data"},
-    {"annotations", "calibrate", "dry_run", "goals", "pace", "supervise", "launch", "checkpoint", "run_queue"},
+    {"annotations", "calibrate", "dry_run", "goals", "pace", "supervise", "launch", "checkpoint", "run_queue"}
+    | {"metrics_csv"},
     {"branch", "generation", "evaluation", "inspect", "lineage", "quantization", "trash"},
     {"api", "interop", "report"},
     {"train"},
@@ -49,6 +50,7 @@ LAYERS: list[set[str]] = [
         "compare_command",
         "exchange_commands",
         "inspect_command",
+        "metrics_command",
         "queue_command",
         "report_command",
         "serve_command",

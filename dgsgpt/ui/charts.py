@@ -18,7 +18,7 @@ from dgsgpt import format as fmt
 from dgsgpt.ui.markup import esc
 from dgsgpt.ui.theme import SANS, Palette
 
-HIDDEN_BUTTONS = ("lasso2d", "select2d", "zoomIn2d", "zoomOut2d", "autoScale2d")
+HIDDEN_BUTTONS = ("lasso2d", "select2d", "zoomIn2d", "zoomOut2d", "autoScale2d", "sendChartToCloud")
 CONFIG: dict[str, Any] = {
     "displaylogo": False,
     "displayModeBar": "hover",
@@ -54,6 +54,7 @@ def fig(palette: Palette, height: int, **layout: Any) -> go.Figure:
         xaxis={
             **axis, "showgrid": False, "showline": True, "linecolor": palette["line"], "ticks": "outside",
             "ticklen": 3, "tickcolor": palette["line"], "nticks": 7,
+            "spikecolor": palette["ink3"], "spikethickness": 1, "spikedash": "solid",
         },
         yaxis={**axis, "gridcolor": palette["grid"], "gridwidth": 1, "nticks": 5, "showline": False, "ticks": ""},
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": palette["ink3"], "activecolor": palette["accent"]},

@@ -12,13 +12,12 @@ import plotly.graph_objects as go
 from dgsgpt import format as fmt
 from dgsgpt.checkpoint import CheckpointInfo
 from dgsgpt.config import RunConfig, TrainConfig
-from dgsgpt.hardware import Hardware
 from dgsgpt.metrics import decimate, ema
 from dgsgpt.planner import Plan
 from dgsgpt.train.schedule import learning_rate
 from dgsgpt.ui import atoms, charts
-from dgsgpt.ui.atoms import Html, Kpi, join, markup, text
-from dgsgpt.ui.loss_chart import columns
+from dgsgpt.ui.atoms import Html, Kpi, join, text
+from dgsgpt.ui.loss_data import columns
 from dgsgpt.ui.rate_curve import curve_steps
 from dgsgpt.ui.state import Metrics
 from dgsgpt.ui.theme import Palette, c
@@ -153,48 +152,6 @@ def lowered(metrics: Metrics, train: TrainConfig) -> float | None:
 
 
 # ---------------------------------------------------------------- lists
-_SAMPLE = (
-    '<div style="position:relative;padding:16px 0 0;border-top:2px solid {line};min-width:0">'
-    '<span style="position:absolute;top:-6px;left:0;width:10px;height:10px;border-radius:50%;background:{fill};'
-    'border:2px solid {color};box-sizing:border-box"></span>'
-    '<div style="font-size:12.5px;color:{ink3};margin-bottom:4px">{where}</div>'
-    '<div style="font-size:14.5px;line-height:21px;white-space:pre-wrap;overflow-wrap:anywhere">{prompt}{said}'
-    "</div></div>"
-)
-_SAMPLES = (
-    '<div style="display:grid;grid-template-columns:repeat(auto-fit,minmax(170px,1fr));column-gap:18px;row-gap:18px;'
-    'padding-top:6px">{}</div>'
-)
-
-
-def samples_html(samples: Sequence[dict[str, Any]], metrics: Metrics, color: str, limit: int = 3) -> Html:
-    """The first, a middle and the last sample side by side; what the model wrote is text, never markup."""
-    count = len(samples)
-    chosen = (
-        sorted({round(i * (count - 1) / max(1, limit - 1)) for i in range(limit)}) if count > limit else range(count)
-    )
-    steps, losses = columns(metrics.frame, "loss/val")
-    cells = []
-    for index in chosen:
-        event = samples[index]
-        step = int(event.get("step") or 0)
-        val = (
-            f" · val {fmt.loss(float(losses[np.searchsorted(steps, step, 'right') - 1]))}"
-            if len(steps) and steps[0] <= step
-            else ""
-        )
-        fill = color if index == count - 1 else c("bg")
-        where = join((atoms.bold(f"step {fmt.number(step)}"), val))
-        prompt = text(event.get("prompt") or "", "ink3")
-        cells.append(
-            markup(
-                _SAMPLE, line=c("line"), fill=fill, color=color, ink3=c("ink3"), where=where, prompt=prompt,
-                said=str(event.get("text") or ""),
-            )
-        )  # fmt: skip
-    return markup(_SAMPLES, join(cells))
-
-
 def saved_rows(infos: Sequence[CheckpointInfo], best: CheckpointInfo | None, now: float) -> list[Sequence[object]]:
     """Checkpoints for the card: step, validation loss with `best` or what is wrong, age."""
     rows: list[Sequence[object]] = []
@@ -208,30 +165,4 @@ def saved_rows(infos: Sequence[CheckpointInfo], best: CheckpointInfo | None, now
         rows.append(
             (fmt.number(info.step), join((value, mark)), fmt.ago(info.saved_at or None, now).removesuffix(" ago"))
         )
-    return rows
-
-
-def machine_rows(readings: Sequence[Hardware], color: str) -> list[Sequence[object]]:
-    """Readings of the machine while pages looked, as curves with the latest figure."""
-    last = readings[-1]
-    curves: list[tuple[str, list[float | None], str]] = []
-    if last.gpus:
-        gpus = [reading.gpus[0] for reading in readings if reading.gpus]
-        gpu = gpus[-1]
-        used = fmt.gib(gpu.total_bytes - gpu.free_bytes) + "\u00a0GiB"
-        curves.append(("Utilisation", [g.utilization for g in gpus], fmt.percent((gpu.utilization or 0) / 100, 0)))
-        curves.append(("Memory", [g.total_bytes - g.free_bytes for g in gpus], used))
-        if gpu.temperature_c is not None:
-            curves.append(("Temperature", [g.temperature_c for g in gpus], f"{gpu.temperature_c}\u00a0°C"))
-        if gpu.power_w is not None:
-            curves.append(("Power", [g.power_w for g in gpus], f"{gpu.power_w:.0f}\u00a0W"))
-    ram = [reading.ram_total_bytes - reading.ram_available_bytes for reading in readings]
-    curves.append(("CPU", [reading.cpu_percent for reading in readings], fmt.percent(last.cpu_percent / 100, 0)))
-    curves.append(("RAM" if last.gpus else "Memory", list(ram), fmt.gib(ram[-1]) + "\u00a0GiB"))
-    rows: list[Sequence[object]] = []
-    for label, values, now in curves:
-        known = [float(value) for value in values if value is not None]
-        curve = atoms.spark(known, color, width=80, height=18, fill=False)
-        rows.append((text(label, "ink2"), curve, atoms.bold(now)))
-    rows.append((text("Disk", "ink2"), "", atoms.bold(f"{fmt.size(last.disk_free_bytes)} free")))
     return rows

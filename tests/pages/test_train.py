@@ -22,10 +22,16 @@ def live_charts(app: AppTest) -> list[str]:
     return [proto.json for proto in components if proto.component_name == "dgsgpt_live_chart"]
 
 
+def figures(app: AppTest) -> dict[str, dict[str, Any]]:
+    """The figures handed to live charts, by what the chart shows."""
+    told = [json.loads(data) for data in live_charts(app)]
+    return {one["alt"]: json.loads(one["figure"]) for one in told}
+
+
 def loss_figure(app: AppTest) -> dict[str, Any]:
-    """The figure handed to the live chart."""
-    (data,) = live_charts(app)
-    return json.loads(json.loads(data)["figure"])
+    """The large one."""
+    (figure,) = [figure for alt, figure in figures(app).items() if alt.startswith("Training loss of")]
+    return figure
 
 
 def names(app: AppTest) -> list[str]:
@@ -33,7 +39,7 @@ def names(app: AppTest) -> list[str]:
 
 
 def small_charts(app: AppTest) -> int:
-    return len(app.get("plotly_chart"))
+    return len(live_charts(app)) - 1
 
 
 def test_without_runs_one_button_and_one_command(open_page: OpenPage) -> None:
@@ -135,11 +141,9 @@ def test_nothing_new_gives_the_same_figure(open_page: OpenPage, runs_dir: Path) 
     make_run(runs_dir, "now", "running", 300)
     app = open_page("train")
     before = live_charts(app)
-    charts = [c.proto.spec for c in app.get("plotly_chart")]
     app.run()
-    assert len(before) == 1
+    assert len(before) == 5
     assert live_charts(app) == before
-    assert [c.proto.spec for c in app.get("plotly_chart")] == charts
 
 
 def test_stop_is_asked_once_and_then_greyed(
@@ -229,10 +233,15 @@ def test_failed_run_shows_cause_and_log_as_text(open_page: OpenPage, runs_dir: P
     run = make_run(runs_dir, "broken", "failed", 20, status={"error": "out of memory <script>"})
     (run.path / "train.log").write_text("RuntimeError: ![x](http://elsewhere/x.png)\n", encoding="utf-8")
     app = open_page("train")
+    app.session_state["train_log"] = True
+    app.run()
     shown = html_of(app)
     assert "out of memory &lt;script&gt;" in shown
     assert "Nothing was saved: it starts again." in shown
-    assert [c.value for c in app.code] == ["RuntimeError: ![x](http://elsewhere/x.png)"] * 2
+    assert '<b style="font-weight:600">Last error</b> RuntimeError: ![x](http://elsewhere/x.png)' in shown
+    assert [c.value for c in app.code if "![x]" in c.value] == ["RuntimeError: ![x](http://elsewhere/x.png)"] * 2
+    (label,) = [e.label for e in app.expander if e.label.startswith("Log")]
+    assert "![x](http" not in label
     assert "Start again" in labels(app)
 
 
@@ -246,9 +255,16 @@ def test_samples_are_text(open_page: OpenPage, runs_dir: Path) -> None:
 
 def test_mixture_of_experts_shows_its_load(open_page: OpenPage, runs_dir: Path) -> None:
     make_run(runs_dir, "moe", "running", 300, config=config(moe=True))
-    shown = html_of(open_page("train"))
+    app = open_page("train")
+    shown = html_of(app)
     assert "Expert load" in shown
-    assert "max 30.0\u00a0%" in shown
+    assert "max 40.0\u00a0%" in shown
+    (map_,) = [figure["data"][0] for alt, figure in figures(app).items() if "each expert" in alt]
+    assert map_["type"] == "heatmap"
+    app.selectbox(key="train_layer").select(0).run()
+    assert "max 30.0\u00a0%" in html_of(app)
+    assert "Router entropy" in shown
+    assert "Tokens dropped" in shown
 
 
 @pytest.mark.parametrize("state", ["queued", "starting"])
@@ -261,7 +277,7 @@ def test_run_without_metrics_yet_is_whole(open_page: OpenPage, runs_dir: Path, s
     assert "The first line of metrics has not arrived yet." in shown
     assert ("preparing data, 40 %" in shown) is (state == "starting")
     assert ("Start" in labels(app)) is (state == "queued")
-    assert "Nothing was printed yet." in [t.value for t in app.text]
+    assert "Log · nothing printed yet" in [e.label for e in app.expander]
 
 
 def test_damaged_config_is_explained(open_page: OpenPage, runs_dir: Path) -> None:

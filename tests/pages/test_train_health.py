@@ -11,7 +11,7 @@ from dgsgpt.metrics import MetricsWriter
 from dgsgpt.train.schedule import learning_rate
 from dgsgpt.ui.theme import palette
 from tests.pages.conftest import OpenPage, html_of
-from tests.pages.test_train import loss_figure
+from tests.pages.test_train import figures, loss_figure
 from tests.run_factory import make_run
 
 
@@ -42,8 +42,8 @@ def test_rates_lowered_by_going_back_are_drawn_and_told(
     assert note in shown
     assert ("since it went back" in shown) == (scale < 1)
     assert f">{lr(scale * planned[320])}<" in shown
-    (drawn,) = [c.proto.spec for c in app.get("plotly_chart") if "planned" in c.proto.spec]
-    assert '"name":"rate"' in drawn.replace(": ", ":")
+    (drawn,) = [figure["data"] for alt, figure in figures(app).items() if alt.startswith("Learning rate")]
+    assert [trace["name"] for trace in drawn] == ["rate", "planned"]
 
 
 def test_damaged_metric_lines_are_counted(open_page: OpenPage, runs_dir: Path) -> None:
