@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 import torch
 
 from dgsgpt import checkpoint as ck
-from dgsgpt.config import build_config
+from dgsgpt.config import RunConfig, build_config
 from dgsgpt.data.alphabets import ByteTokenizer, CharTokenizer
+from dgsgpt.data.tokenizer import Tokenizer
 from dgsgpt.model import GPT
 from dgsgpt.rules import put
 from dgsgpt.runs import Run
@@ -23,6 +23,40 @@ def save(run: Run, step: int, characters: str | None = None, **metadata: Any) ->
     values = put(run.config.model_dump(), "data.tokenizer", {"kind": tokenizer.kind})
     config = build_config(put(values, "model.vocab_size", tokenizer.vocab_size))
     torch.manual_seed(step)
+    return _write(run, step, config, tokenizer, GPT(config.model).state_dict(), metadata)
+
+
+def save_filled(run: Run, step: int, value: float) -> Path:
+    """A checkpoint whose weights are all `value`, e.g. NaN as a training that diverged would have left them."""
+    config = build_config(put(run.config.model_dump(), "model.vocab_size", 256))
+    tensors = {name: torch.full_like(tensor, value) for name, tensor in GPT(config.model).state_dict().items()}
+    return _write(run, step, config, ByteTokenizer(), tensors, {})
+
+
+def save_script(run: Run, step: int, text: str) -> Path:
+    """A checkpoint that writes `text`, at most 255 bytes, at temperature 0 after a prompt of one byte.
+
+    Its only layer adds nothing, each position is a unit vector of its own, and the head says which byte follows it.
+    """
+    sizes = {"n_layer": 1, "n_head": 1, "n_embd": 256, "block_size": 256, "vocab_size": 256}
+    model = {**sizes, "rope": None, "tie_embeddings": False}
+    config = build_config({"data": run.config.data.model_dump(), "model": model})
+    tensors = {name: torch.zeros_like(tensor) for name, tensor in GPT(config.model).state_dict().items()}
+    tensors["positions.weight"] = torch.eye(256)
+    tensors["norm.weight"] = torch.ones(256)
+    for place, byte in enumerate(text.encode()):
+        tensors["head.weight"][byte, place] = 0.5  # behind the norm a position is 16 long: 8 nats more than the rest
+    return _write(run, step, config, ByteTokenizer(), tensors, {})
+
+
+def _write(
+    run: Run,
+    step: int,
+    config: RunConfig,
+    tokenizer: Tokenizer,
+    tensors: dict[str, torch.Tensor],
+    metadata: dict[str, Any],
+) -> Path:
     told = {
         "run_id": run.id,
         "step": step,
@@ -53,7 +87,7 @@ def save(run: Run, step: int, characters: str | None = None, **metadata: Any) ->
     return ck.save_checkpoint(
         run.path / "checkpoints",
         step,
-        model_tensors=GPT(config.model).state_dict(),
+        model_tensors=tensors,
         optimizer_tensors={"rng.cpu": torch.get_rng_state()},
         state={"step": step, "tokens": step * 128},
         config=config,
@@ -67,21 +101,3 @@ def flip_a_bit(path: Path) -> None:
     data = bytearray((path / ck.MODEL).read_bytes())
     data[-1] ^= 1
     (path / ck.MODEL).write_bytes(data)
-
-
-def spoil(path: Path, value: float) -> None:
-    """Fill the weights of a checkpoint with `value`, as a training that diverged would have left them."""
-    opened = ck.load_checkpoint(path)
-    tensors = {name: torch.full_like(tensor, value) for name, tensor in opened.model.state_dict().items()}
-    folder = path.parent
-    shutil.rmtree(path)
-    ck.save_checkpoint(
-        folder,
-        opened.metadata["step"],
-        model_tensors=tensors,
-        optimizer_tensors={"rng.cpu": torch.get_rng_state()},
-        state={"step": opened.metadata["step"]},
-        config=opened.config,
-        tokenizer=opened.tokenizer,
-        metadata=dict(opened.metadata),
-    )

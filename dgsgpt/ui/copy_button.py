@@ -9,7 +9,7 @@ _HTML = """
 """
 _CSS = """
 .copy { border: 0; padding: 4px 0; background: none; color: var(--st-text-color); font-family: var(--st-font);
-  font-size: 13px; line-height: 20px; cursor: pointer; white-space: nowrap; border-radius: 4px; }
+  font-size: 12.25px; line-height: 20px; cursor: pointer; white-space: nowrap; border-radius: 4px; }
 .copy:hover, .copy:focus-visible { color: var(--st-primary-color); }
 .copy:disabled { opacity: .4; cursor: default; color: var(--st-text-color); }
 """

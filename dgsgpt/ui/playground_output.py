@@ -59,6 +59,13 @@ def _legend(relates: str, coloured: bool) -> None:
 
 
 # ---------------------------------------------------------------- the cards
+# The component marks itself when it has drawn: until then the plain text stands, so that nothing below moves.
+_SWAP = """<style>
+[class*="st-key-pg_card_out_"]:has([data-tokens="drawn"]) :has(> [class*="st-key-pg_plain_"]) { display: none; }
+[class*="st-key-pg_card_out_"]:not(:has([data-tokens="drawn"])) [class*="st-key-pg_tokens_"] { display: none; }
+</style>"""
+
+
 def cards(outputs: Sequence[Output], found: Sequence[Entry], writing: Sequence[int]) -> list[Callable[[], None]]:
     """Draw what was written so far; return what draws each of them again while it grows.
 
@@ -67,6 +74,7 @@ def cards(outputs: Sequence[Output], found: Sequence[Entry], writing: Sequence[i
     entries = [by_ref(found, output.ref) for output in outputs]
     relates, mark = relation(outputs, entries) if not writing else ("", None)
     _legend(relates, any(output.stats and output.stats.ids for output in outputs))
+    st.html(_SWAP)
     grid = st.grid(min(2, len(outputs)), min_column_width=400, border=True)
     drawers = []
     for i, (output, entry) in enumerate(zip(outputs, entries, strict=True)):
@@ -76,26 +84,27 @@ def cards(outputs: Sequence[Output], found: Sequence[Entry], writing: Sequence[i
 
 
 def _card(i: int, output: Output, entry: Entry | None, grows: bool, mark: int | None) -> Callable[[], None]:
-    head, plain = st.empty(), st.empty()
     tokenizer = None if grows else _tokenizer(entry)
     told = None
     if tokenizer is not None and output.stats and output.stats.ids and not unread(output):
         stats = output.stats
         told = token_view.tell(tokenizer, stats.ids, stats.nats, output.choices or [], len(output.text))
+    # Elements that are drawn again replace themselves; an empty slot would be seen for a moment.
+    head = st.html(heading_html(_name(output), output.headline()))
+    with st.container(key=f"pg_plain_{i}"):
+        plain = st.html(text_html(shown_prompt(output.prompt), output.text, output.color))
     key = f"pg_tokens_{i}"
     token_view.component(
         key, shown_prompt(output.prompt), told, label=f"What {output.name} wrote, token by token", mark=mark,
         color=output.color, on_branch=lambda: _branch(i, key),
     )  # fmt: skip
-    foot = st.empty()
+    foot = st.html(remark_html(_remark(output), output.problem))
 
     def draw() -> None:
         head.html(heading_html(_name(output), output.headline()))
-        if told is None:
-            plain.html(text_html(shown_prompt(output.prompt), output.text, output.color))
+        plain.html(text_html(shown_prompt(output.prompt), output.text, output.color))
         foot.html(remark_html(_remark(output), output.problem))
 
-    draw()
     _actions(i, output, entry, grows)
     return draw
 

@@ -181,6 +181,8 @@ function draw(box) {
   box.replaceChildren();
   box.tokens = [];
   box.at = 0;
+  const host = box.getRootNode().host;
+  if (host) host.dataset.tokens = texts.length ? "drawn" : "none";
   if (!texts.length) return;
   box.setAttribute("aria-label", box.data.label);
   const prompt = element("span", "prompt", box.data.prompt);

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dgsgpt.runs import Run
 from dgsgpt.ui import checkpoint_table as table
 from dgsgpt.ui import playground_view as view
-from tests.checkpoint_factory import flip_a_bit, save, spoil
+from tests.checkpoint_factory import flip_a_bit, save, save_filled, save_script
 from tests.run_factory import make_run
 
 GREEDY = {"max_new_tokens": 12, "temperature": 0.0, "seed": 1}
@@ -113,10 +112,17 @@ def test_errors_are_one_line_without_paths(run: Run, how: str) -> None:
 
 
 def test_a_model_that_gives_no_numbers_is_one_line(run: Run) -> None:
-    spoil(save(run, 10), torch.nan)
+    save_filled(run, 10, math.nan)
     made = output()
     view.write(entry_of(run), made, lambda: None)
     assert made.problem == "the model gave logits that are not numbers; its weights are damaged or training diverged"
+
+
+def test_a_scripted_model_writes_its_text_token_by_token(run: Run) -> None:
+    save_script(run, 10, "![a](http://x/y) 日本")
+    made = output("?", max_new_tokens=len("![a](http://x/y) 日本".encode()))
+    view.write(entry_of(run), made, lambda: None)
+    assert made.text == "![a](http://x/y) 日本"
 
 
 def test_more_likeliest_tokens_than_the_vocabulary_has_are_all(run: Run) -> None:
