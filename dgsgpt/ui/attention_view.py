@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dgsgpt.inspect.attention import AttentionLook
 
 LAST = (12, 24, 48, 96)
+_ASKED = "pg_look_prompt"
 _WORDS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 8: "eight"}
 
 
@@ -28,18 +29,18 @@ def panel(shown: Shown) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="xsmall", key="pg_look_bar"):
         entry, letter = looking.side(shown, "pg_look_side")
         config = config_of(entry)
+        ready = looking.output_of(shown, entry) is not None or looking.was_asked(_ASKED)
         st.space("stretch")
-        chosen = _choices(config.model) if config else None
-    if config is None or chosen is None:
+        chosen = _choices(config.model) if config and ready else None
+    if config is None:
         atoms.error_card(f"{entry.label}: its config is missing or damaged; choose another checkpoint")
-        return
-    written = looking.output_of(shown, entry) is not None
-    if not written and not looking.ask_first(
-        "Once this checkpoint has written something, you see here where its heads looked and which experts it used.",
-        "Look at the prompt now", "pg_look_prompt",
-    ):  # fmt: skip
-        return
-    looking.attempt(entry, lambda: _draw(looking.subject(shown, entry, letter), config.model, *chosen))
+    elif chosen is None:
+        looking.ask(
+            "Once this checkpoint has written something, you see here where its heads looked and which experts it "
+            "used.", "Look at the prompt now", _ASKED,
+        )  # fmt: skip
+    else:
+        looking.attempt(entry, lambda: _draw(looking.subject(shown, entry, letter), config.model, *chosen))
 
 
 def _choices(model: ModelConfig) -> tuple[int, int, int]:

@@ -117,14 +117,16 @@ def attempt(entry: Entry, draw: Callable[[], None]) -> None:
         atoms.error_card(told(error, entry))
 
 
-def ask_first(sentence: str, button: str, key: str) -> bool:
-    """Whether a look at something that nobody has run yet was asked for; until then a sentence and a button."""
-    if st.session_state.get(key):
-        return True
-    with st.container(border=True, gap="xsmall"):
+def was_asked(key: str) -> bool:
+    """Whether a person has asked, in this session, for a look at something that nobody has run yet."""
+    return bool(st.session_state.get(key))
+
+
+def ask(sentence: str, button: str, key: str) -> None:
+    """A sentence, and the button after which `was_asked(key)`."""
+    with st.container(border=True, gap="xsmall", key=f"{key}_card"):
         atoms.para(sentence)
         st.button(button, key=f"{key}_button", on_click=_agree, args=(key,))
-    return False
 
 
 def _agree(key: str) -> None:
@@ -175,6 +177,6 @@ def command(entry: Entry, text: str, what: str, *options: object) -> None:
 
 
 __all__ = [
-    "MOST_KEPT", "Subject", "ask_first", "attempt", "colorscale", "command", "cut_note", "look", "output_of", "ramp",
-    "scale_html", "side", "subject", "tick",
+    "MOST_KEPT", "Subject", "ask", "attempt", "colorscale", "command", "cut_note", "look", "output_of", "ramp",
+    "scale_html", "side", "subject", "tick", "was_asked",
 ]  # fmt: skip

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
+import streamlit as st
 
 from dgsgpt import format as fmt
 from dgsgpt.config import ModelConfig, layer_is_moe
@@ -100,7 +101,10 @@ def card(palette: Palette, subject: Subject, model: ModelConfig, layer: int, las
     one = next(found for found in look.layers if found.layer == at)
     atoms.head("Routing", subject.letter, about(look))
     alt = f"Expert routing of layer {at}: experts in rows, tokens in columns"
-    charts.show(heat(palette, one, look.labels), "pg_routing", alt)
+    st.plotly_chart(
+        heat(palette, one, look.labels), theme=None, key="pg_routing", width="stretch", alt=alt,
+        config={**charts.CONFIG, "displayModeBar": False},  # it would lie on the shares
+    )  # fmt: skip
     atoms.h(
         atoms.markup(
             '<div style="display:flex;flex-wrap:wrap;gap:2px 16px;align-items:center;font-size:12.5px;color:{}">'

@@ -191,7 +191,7 @@ def _judge(entry: Entry, text: str) -> Surprise:
 
 def _one(entry: Entry, letter: str, text: str) -> None:
     found, colors = _judge(entry, text), palette()
-    atoms.kpis(cards(found))
+    atoms.kpis(cards(found), min_width=130)
     with st.grid(3, min_column_width=300, border=True) as grid:
         with grid.cell(column_span=2), st.container(key="pg_card_surprise", gap="xsmall"):
             atoms.head("Surprise", letter, "−log p of each token; hover for its figures")
