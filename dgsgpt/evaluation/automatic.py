@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from dgsgpt.data.dataset import list_datasets, open_dataset
+from dgsgpt.data.dataset import DATASET_ID, datasets_root, open_dataset
 from dgsgpt.errors import ConfigError, DataError, RunError
 from dgsgpt.evaluation.kept import FORMAT_VERSION, Kept
 from dgsgpt.metrics import read_events
@@ -38,7 +38,7 @@ def of_run(run: Run) -> list[Kept]:
         return []
     text = {
         "name": f"{config.data.corpus}, validation split",
-        "sha256": text_sha256(data["fingerprint"]),
+        "sha256": text_sha256(data["fingerprint"], data.get("dataset")),
         "bytes": data.get("val_bytes"),
     }
     latest: dict[tuple[int, bool], Kept] = {}
@@ -80,18 +80,18 @@ def _is_whole(event: dict[str, Any]) -> bool:
     return counts and figures
 
 
-def text_sha256(fingerprint: str) -> str:
-    """The sha256 of the validation text of the dataset with this fingerprint.
+def text_sha256(fingerprint: str, dataset_id: object) -> str:
+    """The sha256 of the validation text of the dataset with this id and fingerprint.
 
     Where it is not kept here any more the fingerprint stands for it, so that only runs of one dataset compare.
     """
-    for dataset in list_datasets():
-        if dataset.fingerprint == fingerprint:
-            try:
-                return _hash(dataset.path, fingerprint)
-            except (DataError, OSError):
-                break
-    return fingerprint
+    if not isinstance(dataset_id, str) or not DATASET_ID.fullmatch(dataset_id):
+        return fingerprint
+    path = datasets_root().absolute() / dataset_id
+    try:
+        return _hash(path, fingerprint) if open_dataset(path).fingerprint == fingerprint else fingerprint
+    except (DataError, OSError):
+        return fingerprint
 
 
 @lru_cache(maxsize=64)

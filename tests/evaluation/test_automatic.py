@@ -37,7 +37,12 @@ def trained(runs_dir: Path, make_config: Callable[..., RunConfig], dataset: Data
         run = create_run(runs_dir, make_config(), run_id, ["test"])
         facts = files.read_json(run.path / "run.json") or {}
         sha256 = dataset.meta["tokenizer_sha256"]
-        data = {"fingerprint": dataset.fingerprint, "tokenizer_sha256": sha256, "val_bytes": dataset.val_bytes}
+        data = {
+            "dataset": dataset.id,
+            "fingerprint": dataset.fingerprint,
+            "tokenizer_sha256": sha256,
+            "val_bytes": dataset.val_bytes,
+        }
         files.write_json(run.path / "run.json", {**facts, "data": data})
         for step, whole, bpb in evaluations:
             MetricsWriter(run.path).event("eval", step, whole_split=whole, **{**FIGURES, "bpb": bpb})
@@ -53,7 +58,7 @@ def test_the_text_is_told_by_the_hash_of_what_eval_judges(
     data = make_config(**{"data.tokenizer": tokenizer}).data
     made = prepare.prepare(data, 32)
     text = validation_text(data.corpus, data.val_fraction)
-    assert automatic.text_sha256(made.fingerprint) == hashlib.sha256(text.encode()).hexdigest()
+    assert automatic.text_sha256(made.fingerprint, made.id) == hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_the_whole_split_stands_beside_an_evaluation_that_was_asked_for(
@@ -99,6 +104,12 @@ def test_without_its_dataset_a_run_compares_with_those_of_the_same(
     shutil.rmtree(dataset.path)
     (one,), (other,) = automatic.of_run(a), automatic.of_run(b)
     assert one.comparable == other.comparable == (dataset.fingerprint,)
+
+
+@pytest.mark.parametrize("name", [None, 5, "../x", "another"])
+def test_a_dataset_that_is_not_the_one_of_the_run_is_not_read(dataset: Dataset, name: object) -> None:
+    assert automatic.text_sha256(dataset.fingerprint, name) == dataset.fingerprint
+    assert automatic.text_sha256("f" * 64, dataset.id) == "f" * 64
 
 
 def test_runs_that_have_not_begun_or_are_damaged_have_none(

@@ -208,7 +208,11 @@ def test_what_the_trainer_found_stands_beside_what_was_asked_for(
     open_page: OpenPage, run: Run, datasets_dir: Path
 ) -> None:
     dataset = prepare(run.config.data, 32)
-    facts = {"fingerprint": dataset.fingerprint, "tokenizer_sha256": dataset.meta["tokenizer_sha256"]}
+    facts = {
+        "dataset": dataset.id,
+        "fingerprint": dataset.fingerprint,
+        "tokenizer_sha256": dataset.meta["tokenizer_sha256"],
+    }
     files.write_json(run.path / "run.json", {**run.facts, "data": facts})
     figures = {"loss": 2.5, "ppl": 12.2, "tokens": 4, "bytes": 9, "context": 32, "stride": 32}
     for step, whole, bpb in ((10, False, 2.0101), (15, False, 1.9101), (20, False, 1.8101), (20, True, 1.8202)):

@@ -14,7 +14,8 @@ from dgsgpt.evaluation.breakdown import Bin, Group, Passage
 from dgsgpt.evaluation.kept import Kept
 from dgsgpt.evaluation.report import Report
 from dgsgpt.evaluation.sliding import forward_tokens
-from dgsgpt.ui import evaluate_form, evaluate_kept, evaluate_run, evaluate_view
+from dgsgpt.runs import Run
+from dgsgpt.ui import evaluate_automatic, evaluate_form, evaluate_kept, evaluate_run, evaluate_view
 from dgsgpt.ui.checkpoint_list import Entry
 from dgsgpt.ui.evaluate_run import PASTED, Asked, Text
 from dgsgpt.ui.theme import LIGHT
@@ -176,3 +177,36 @@ def test_a_heading_has_name_hash_and_part_as_text(entry: Entry) -> None:
     assert "&lt;i&gt;t&lt;/i&gt;" in said
     assert "sha abababab" in said
     assert "at most 500 tokens" in said
+
+
+# ---------------------------------------------------------------- what trainers found
+def automatic(run: Run, step: int, bpb: float, text: str = "a", whole: bool = False) -> Kept:
+    return Kept(run, {
+        "checkpoint": f"step_{step:08d}", "time": 1.0, "text": {"name": "austen", "sha256": text}, "automatic": 50,
+        "max_tokens": None if whole else 512, "results": {"bpb": bpb, "loss": 2.0, "tokens": 512},
+    })  # fmt: skip
+
+
+def test_courses_are_of_one_text_the_picked_run_first_with_their_best(entry: Entry, runs_dir: Path) -> None:
+    other, elsewhere = (make_run(runs_dir, name, step=20) for name in ("a", "b"))
+    found = [
+        automatic(other, 50, 1.9), automatic(elsewhere, 50, 1.0, "b"), automatic(entry.run, 50, 1.8),
+        automatic(entry.run, 100, 1.7), automatic(entry.run, 150, 1.75), automatic(entry.run, 150, 1.76, whole=True),
+    ]  # fmt: skip
+    own, second = evaluate_automatic.courses(found, entry)
+    assert (own.run.id, second.run.id) == ("one", "a")
+    assert (own.best.step, own.all[-1].step, own.whole) == (100, 150, found[-1])
+    assert second.whole is None
+    cells = evaluate_automatic.row(own, entry)
+    assert ">this<" in str(cells[1])
+    assert cells[2:6] == ("50", "512", "1.7500", "150")
+    assert cells[8:] == ("1.7600", "150")
+    figure = evaluate_automatic.chart(LIGHT, [own, second])
+    assert [list(trace.x) for trace in figure.data] == [[50], [50, 100, 150], [150]]
+    assert not evaluate_automatic.courses(found[:2], entry)
+
+
+def test_a_run_that_was_only_judged_at_its_end_has_a_course_too(entry: Entry) -> None:
+    (course,) = evaluate_automatic.courses([automatic(entry.run, 150, 1.76, whole=True)], entry)
+    assert course.best.step == 150
+    assert list(evaluate_automatic.chart(LIGHT, [course]).data[0].y) == [1.76]
