@@ -178,7 +178,7 @@ class _Batch:
         self._most = rules.max_new_tokens
         self._lead = context_lead(tokenizer, model.config.block_size)
         # No longer than any row will be: caches are allocated whole.
-        self._room = min(model.config.block_size, max(len(row.ids) for row in rows) + self._most)
+        self._room = max(len(row.ids) for row in rows) + self._most
         self._rows, self._tokens, self._saved = len(rows), 0, 0
 
     def write(self, on_progress: OnProgress | None) -> Iterator[Result]:

@@ -1,9 +1,11 @@
 """What a model has read: prompts cut to the context, and caches that begin anew when the context is full.
 
-A prompt longer than the context keeps its last `block_size - 1` tokens. When the context fills up while writing, it is
-re-anchored: the last half of `block_size` tokens is read anew from position 0, and writing goes on. So every token is
-predicted from at least half a context, at the price of one half-context pass every half context. A model that expects
-a token before every text (`begin_of_text`) reads it again each time.
+A prompt longer than the context keeps its last `block_size - 1` tokens. When the context fills up while writing, a
+model whose layers all have a window, and whose positions have no end, just goes on: rotary positions grow, each layer
+keeps its window, and every token is predicted exactly as if the whole text were read, at the same cost however long
+it is. Any other model is re-anchored: the last half of `block_size` tokens is read anew from position 0, and writing
+goes on. So every token is predicted from at least half a context, at the price of one half-context pass every half
+context. A model that expects a token before every text (`begin_of_text`) reads it again each time.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from dgsgpt.data.tokenizer import Tokenizer
 from dgsgpt.errors import DgsgptError
+from dgsgpt.model.cache import is_endless
 
 if TYPE_CHECKING:
     from dgsgpt.model import GPT
@@ -75,27 +78,33 @@ def context_lead(tokenizer: Tokenizer, block_size: int) -> list[int]:
     return [begin] if begin is not None and block_size > 2 else []
 
 
-def anchored(read: list[int], new: list[int], block_size: int, lead: list[int]) -> tuple[list[int], bool]:
+def context_limit(model: GPT) -> int | None:
+    """Tokens after which a context of `model` must begin anew; None where it can go on for ever."""
+    return None if is_endless(model.config) else model.config.block_size
+
+
+def anchored(read: list[int], new: list[int], limit: int | None, lead: list[int]) -> tuple[list[int], bool]:
     """Tokens to read next when `new` follow those `read`, and whether the context begins anew with them."""
-    if len(read) + len(new) <= block_size:
+    if limit is None or len(read) + len(new) <= limit:
         return new, False
-    return [*lead, *[*read, *new][-max(1, block_size // 2) :]], True
+    return [*lead, *[*read, *new][-max(1, limit // 2) :]], True
 
 
 class Contexts:
-    """Contexts of equal length, read together in one cache, re-anchored when they have `block_size` tokens.
+    """Contexts of equal length, read together in one cache; those that cannot go on for ever are re-anchored.
 
-    `room` is the most tokens that a row will have, if that is less. The rows B may change between reads: `select` keeps
-    some or repeats them, `join` adds others that are as long.
+    `room` is the most tokens that a row will have, if that is known. The rows B may change between reads: `select`
+    keeps some or repeats them, `join` adds others that are as long.
     """
 
     def __init__(self, model: GPT, lead: list[int], rows: int, room: int | None = None) -> None:
         self._model = model
-        self._size = model.config.block_size
+        self._limit = context_limit(model)
         self._lead = lead
         self._device = next(model.parameters()).device
-        self._ids: list[list[int]] = [[] for _ in range(rows)]
-        self._cache = model.make_cache(rows, min(self._size, room or self._size))
+        self._length = 0
+        self._ids: list[list[int]] = [[] for _ in range(rows)]  # what a new beginning needs: none of an endless text
+        self._cache = model.make_cache(rows, min((most for most in (self._limit, room) if most), default=None))
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -103,20 +112,33 @@ class Contexts:
     @property
     def length(self) -> int:
         """Tokens that each row has read since its context began."""
-        return len(self._ids[0]) if self._ids else 0
+        return self._length
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of keys and values."""
+        return self._cache.n_bytes
 
     def read(self, new: Sequence[list[int]]) -> Tensor:
         """Logits [B, V] of the tokens after `new`, B lists of one length that fit the context."""
-        parts = [anchored(ids, some, self._size, self._lead) for ids, some in zip(self._ids, new, strict=True)]
-        if parts[0][1]:  # the rows are equally long, so it is all or none
+        if self._limit is not None:
+            new = self._anchored(new)
+        self._length += len(new[0])
+        tokens = torch.tensor(new, device=self._device)
+        for part in tokens.split(max(1, _PREFILL_TOKENS // len(new)), dim=1):
+            logits = self._forward(part)
+        return logits
+
+    def _anchored(self, new: Sequence[list[int]]) -> list[list[int]]:
+        """What to read of `new`, or in its place where the contexts begin anew, which is all of them or none."""
+        parts = [anchored(ids, some, self._limit, self._lead) for ids, some in zip(self._ids, new, strict=True)]
+        if parts[0][1]:
             self._ids = [[] for _ in parts]
+            self._length = 0
             self._cache.clear()
         for ids, (some, _) in zip(self._ids, parts, strict=True):
             ids += some
-        tokens = torch.tensor([some for some, _ in parts], device=self._device)
-        for part in tokens.split(max(1, _PREFILL_TOKENS // len(parts)), dim=1):
-            logits = self._forward(part)
-        return logits
+        return [some for some, _ in parts]
 
     # Only the forward pass is in inference mode: around a `yield` the mode would leak into the caller.
     @torch.inference_mode()
@@ -149,5 +171,19 @@ class Context:
         """Logits [V] of the token after `new`, which fit the context."""
         return self._contexts.read([new])[0]
 
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of keys and values, which are allocated at once."""
+        return self._contexts.cache_bytes
 
-__all__ = ["Context", "Contexts", "Prompt", "anchored", "check_vocabulary", "context_lead", "prepare_prompt"]
+
+__all__ = [
+    "Context",
+    "Contexts",
+    "Prompt",
+    "anchored",
+    "check_vocabulary",
+    "context_lead",
+    "context_limit",
+    "prepare_prompt",
+]

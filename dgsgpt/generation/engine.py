@@ -23,6 +23,7 @@ from dgsgpt.generation.context import (
     anchored,
     check_vocabulary,
     context_lead,
+    context_limit,
     prepare_prompt,
 )
 from dgsgpt.generation.resume import context_after
@@ -164,12 +165,11 @@ def _tokens(
     model: GPT, tokenizer: Tokenizer, ids: list[int], written: list[int], rules: Sampling, seed: int
 ) -> Iterator[tuple[int, float]]:
     """`max_new_tokens` new token ids after those `written`, each with its -log p."""
-    size = model.config.block_size
-    lead = context_lead(tokenizer, size)
+    lead = context_lead(tokenizer, model.config.block_size)
     dice = Dice(rules, seed, [*ids, *written], tokenizer.vocab_size)
     dice.skip(len(written))
     context = Context(model, lead)
-    logits = context.read(context_after(ids, written, size, lead))
+    logits = context.read(context_after(ids, written, context_limit(model), lead))
     for left in range(rules.max_new_tokens - 1, -1, -1):
         token, nats = dice.draw(logits)
         yield token, nats

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from dgsgpt.generation.context import anchored
 
 
-def context_after(prompt: list[int], written: Sequence[int], block_size: int, lead: list[int]) -> list[int]:
-    """The tokens that a generation has in its context once it has read `written` after the ids of `prompt`."""
+def context_after(prompt: list[int], written: Sequence[int], limit: int | None, lead: list[int]) -> list[int]:
+    """The tokens that a generation has in its context once it has read `written` after the ids of `prompt`.
+
+    The context begins anew after `limit` tokens, as `context_limit` tells it.
+    """
     context = list(prompt)
     for token in written:
-        new, anew = anchored(context, [token], block_size, lead)
+        new, anew = anchored(context, [token], limit, lead)
         if anew:
             context = list(new)
         else:

@@ -13,7 +13,7 @@ import torch
 
 from dgsgpt.data.tokenizer import Tokenizer
 from dgsgpt.errors import DgsgptError
-from dgsgpt.generation.context import Context, context_lead, prepare_prompt
+from dgsgpt.generation.context import Context, context_lead, context_limit, prepare_prompt
 from dgsgpt.generation.resume import context_after
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def choices_at(
         raise DgsgptError(f"token id {foreign[0]} must be below the vocabulary's {tokenizer.vocab_size}")
     size = model.config.block_size
     lead = context_lead(tokenizer, size)
-    context = context_after(prepare_prompt(tokenizer, prompt, size).ids, ids[:index], size, lead)
+    context = context_after(prepare_prompt(tokenizer, prompt, size).ids, ids[:index], context_limit(model), lead)
     was_training = model.training
     model.eval()
     try:

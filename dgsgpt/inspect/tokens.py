@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from dgsgpt.data.tokenizer import Tokenizer
 from dgsgpt.errors import DgsgptError
-from dgsgpt.generation.context import anchored, check_vocabulary, context_lead, prepare_prompt
+from dgsgpt.generation.context import anchored, check_vocabulary, context_lead, context_limit, prepare_prompt
 
 if TYPE_CHECKING:
     from dgsgpt.model import GPT
@@ -51,19 +52,41 @@ def read_choices(
     size = model.config.block_size
     lead = context_lead(tokenizer, size)
     start = prepare_prompt(tokenizer, prompt, size).ids
-    for context, taken in _contexts(start, ids, size, lead):
+    for context, taken in _contexts(start, ids, context_limit(model), lead):
         yield from _of_context(model, tokenizer.vocab_size, context, taken, top)
 
 
+def tell_choices(model: GPT, tokenizer: Tokenizer, prompt: str, ids: Sequence[int], top: int) -> list[dict[str, Any]]:
+    """As `read_choices`, in plain values that JSON can hold; a token without text of its own is one that ends a text.
+
+    Raises:
+        DgsgptError: as `read_choices`.
+    """
+    found = chain.from_iterable(read_choices(model, tokenizer, prompt, ids, top))
+    return [
+        {
+            "id": token,
+            "text": _text_of(tokenizer, token),
+            "nats": choice.nats,
+            "alternatives": [{"id": t, "text": _text_of(tokenizer, t), "p": p} for t, p in choice.likeliest],
+        }
+        for token, choice in zip(ids, found, strict=True)
+    ]
+
+
+def _text_of(tokenizer: Tokenizer, token: int) -> str:
+    return tokenizer.token_bytes(token).decode("utf-8", "backslashreplace")
+
+
 def _contexts(
-    start: list[int], ids: Sequence[int], size: int, lead: list[int]
+    start: list[int], ids: Sequence[int], limit: int | None, lead: list[int]
 ) -> Iterator[tuple[list[int], Sequence[int]]]:
     """What each context began with, and the tokens that were written before the next one."""
     context, at = start, 0
     while at < len(ids):
-        taken = ids[at : at + size - len(context) + 1]
+        taken = ids[at:] if limit is None else ids[at : at + limit - len(context) + 1]
         yield context, taken
-        context, _ = anchored([*context, *taken[:-1]], [taken[-1]], size, lead)
+        context, _ = anchored([*context, *taken[:-1]], [taken[-1]], limit, lead)
         at += len(taken)
 
 
@@ -103,4 +126,4 @@ def _choices(logits: Tensor, taken: Tensor, top: int) -> list[Choice]:
     return [Choice(n, tuple(zip(ids, shares, strict=True))) for n, (ids, shares) in zip(nats, pairs, strict=True)]
 
 
-__all__ = ["TOP", "Choice", "read_choices"]
+__all__ = ["TOP", "Choice", "read_choices", "tell_choices"]

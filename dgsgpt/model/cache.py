@@ -14,6 +14,15 @@ import torch
 from torch import Tensor
 
 from dgsgpt.config import ModelConfig, layer_windows
+from dgsgpt.model.rope import Positions, Rotation
+
+_AHEAD = 128  # positions whose rotations are computed at once while text is written token by token
+
+
+def is_endless(config: ModelConfig) -> bool:
+    """Whether a text may grow for ever: all heads see a window only, and there is no last position."""
+    windowed = all(window is not None for windows in layer_windows(config) for window in windows)
+    return windowed and (config.rope is not None or config.positions == "none")
 
 
 class FullBuffer:
@@ -72,25 +81,33 @@ class Past(NamedTuple):
 
 
 class KVCache:
-    """The caches of all layers; `model(new_tokens, cache=cache)` reads and fills them. No gradient flows through it."""
+    """The caches of all layers; `model(new_tokens, cache=cache)` reads and fills them. No gradient flows through it.
+
+    `max_tokens` None is no bound, for models that never look back further than a window (`is_endless`).
+
+    Raises:
+        ValueError: no bound, and some heads see all tokens, or positions have an end.
+    """
 
     def __init__(
-        self, config: ModelConfig, batch_size: int, max_tokens: int, dtype: torch.dtype, device: torch.device
+        self, config: ModelConfig, batch_size: int, max_tokens: int | None, dtype: torch.dtype, device: torch.device
     ) -> None:
+        if max_tokens is None and not is_endless(config):
+            raise ValueError("max_tokens=None needs a window in every layer and no learned positions; give a number")
         self.max_tokens = max_tokens
         self.length = 0
         self.recent = torch.empty(batch_size, 0, dtype=torch.long, device=device)  # [B, S], what n-grams reach back to
         self._reach = config.ngram.max_order - 1 if config.ngram else 0
+        self._ahead: tuple[int, Rotation] = (0, None)  # rotations of the next positions, from the first one on
         self.layers: list[list[FullBuffer]] = []
         for windows in layer_windows(config):
             # A layer of kind B halves its key/value heads between its two windows; a single one serves both.
             heads = max(1, config.n_kv_head // len(windows))
             buffers: list[FullBuffer] = []
             for window in windows:
-                ring = window is not None and window < max_tokens
-                room = window if ring and window is not None else max_tokens
+                room = min(size for size in (window, max_tokens) if size is not None)
                 shape = (batch_size, heads, room, config.head_dim)
-                buffers.append((RingBuffer if ring else FullBuffer)(shape, dtype, device))
+                buffers.append((RingBuffer if room != max_tokens else FullBuffer)(shape, dtype, device))
             self.layers.append(buffers)
 
     def begin(self, new_tokens: int) -> int:
@@ -99,12 +116,25 @@ class KVCache:
         Raises:
             ValueError: they do not fit.
         """
-        if self.length + new_tokens > self.max_tokens:
+        if self.max_tokens is not None and self.length + new_tokens > self.max_tokens:
             raise ValueError(
                 f"{self.length} cached + {new_tokens} new tokens exceed the cache's max_tokens={self.max_tokens}; "
                 "make a larger cache with model.make_cache"
             )
         return self.length
+
+    def rotation(self, positions: Positions, x: Tensor) -> Rotation:
+        """`positions.rotation` for new tokens embedded as `x` [B, T, C]; for single ones it is computed ahead."""
+        if x.size(1) > 1:
+            return positions.rotation(x, self.length)
+        first, known = self._ahead
+        if known is None or not first <= self.length < first + _AHEAD:
+            first, known = self.length, positions.rotation(x.expand(-1, _AHEAD, -1), self.length)
+            self._ahead = (first, known)
+        if known is None:
+            return None
+        place = self.length - first
+        return known[0][place : place + 1], known[1][place : place + 1]
 
     def past(self, layer: int) -> list[Past]:
         """What block `layer` reads and extends, one for each of its windows."""

@@ -175,7 +175,7 @@ class GPT(nn.Module):
         start = cache.begin(tokens.size(1)) if cache is not None else 0
         starts, places = (None, None) if documents is None else locate(documents)
         x = self.ngram(self.embed(tokens), tokens, places, cache.recent if cache is not None else None)
-        rotation = self.positions.rotation(x, start)
+        rotation = cache.rotation(self.positions, x) if cache is not None else self.positions.rotation(x, 0)
         x = self.drop(self.positions.embed(x, start, places))
         around = Surroundings(rotation, starts, x)
         aux_losses: list[Tensor] = []
@@ -209,8 +209,11 @@ class GPT(nn.Module):
         for layer, stats in zip(layers, router, strict=True):
             layer.balance(stats.load)
 
-    def make_cache(self, batch_size: int, max_tokens: int, dtype: torch.dtype | None = None) -> KVCache:
-        """An empty cache for `batch_size` rows of up to `max_tokens` tokens; `dtype` null is that of the weights."""
+    def make_cache(self, batch_size: int, max_tokens: int | None, dtype: torch.dtype | None = None) -> KVCache:
+        """An empty cache for `batch_size` rows of up to `max_tokens` tokens; `dtype` null is that of the weights.
+
+        `max_tokens` null is no bound, for models with a window in every layer and no learned positions.
+        """
         weight = self.embed.weight
         return KVCache(self.config, batch_size, max_tokens, dtype or weight.dtype, weight.device)
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgsgpt.config import ModelConfig
+from dgsgpt.model.linear import Linear
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -32,8 +33,8 @@ class MLP(nn.Module):
 
     def __init__(self, width: int, hidden: int, kind: str, bias: bool) -> None:
         super().__init__()
-        self.up = nn.Linear(width, hidden, bias=bias)
-        self.down = nn.Linear(hidden, width, bias=bias)
+        self.up = Linear(width, hidden, bias=bias)
+        self.down = Linear(hidden, width, bias=bias)
         self.act = ACTIVATIONS[kind]
 
     def forward(self, x: Tensor) -> tuple[Tensor, None, None]:
@@ -46,9 +47,9 @@ class GatedMLP(nn.Module):
 
     def __init__(self, width: int, hidden: int, kind: str, bias: bool) -> None:
         super().__init__()
-        self.gate = nn.Linear(width, hidden, bias=bias)
-        self.up = nn.Linear(width, hidden, bias=bias)
-        self.down = nn.Linear(hidden, width, bias=bias)
+        self.gate = Linear(width, hidden, bias=bias)
+        self.up = Linear(width, hidden, bias=bias)
+        self.down = Linear(hidden, width, bias=bias)
         self.act = ACTIVATIONS[kind]
 
     def forward(self, x: Tensor) -> tuple[Tensor, None, None]:

@@ -108,7 +108,8 @@ SHARES: dict[str, Callable[[RopeScalingConfig, float, int, int], Share]] = {
 class RotaryPositions(nn.Module):
     """Rotary positions (Su et al. 2021, eq. 34), half-split as in Llama; they have no parameters and no last position.
 
-    Angles are computed at each call, in float32: no buffer that `.to(bfloat16)` could blunt or a checkpoint must carry.
+    Angles are computed at each call: no buffer that `.to(bfloat16)` could blunt or a checkpoint must carry. In float64,
+    because a text may grow for ever where all layers have a window: at position a million float32 is off by 0.06 rad.
     """
 
     def __init__(self, rope: RopeConfig, head_dim: int, block_size: int) -> None:
@@ -121,14 +122,17 @@ class RotaryPositions(nn.Module):
         return x
 
     def rotation(self, x: Tensor, start: int) -> Rotation:
-        """Cosines and sines [T, D] of positions `start` to `start + T - 1`, for tokens embedded as `x` [B, T, C].
+        """What `rotate` multiplies by at positions `start` to `start + T - 1`, for tokens embedded as `x` [B, T, C].
 
+        These are cosines [T, 1, D] and sines [T, 1, D], the sines of each first half with the sign turned.
         Packed documents share them: a score depends only on the distance of query and key, which within a document
         is the same wherever it begins, so positions need no restart.
         """
-        positions = torch.arange(start, start + x.size(1), device=x.device, dtype=torch.float32)
-        angles = torch.outer(positions, self.frequencies(x.device)).repeat(1, 2)
-        return angles.cos() * self.attention_factor, angles.sin() * self.attention_factor
+        positions = torch.arange(start, start + x.size(1), device=x.device, dtype=torch.float64)
+        angles = torch.outer(positions, self.frequencies(x.device).double())[:, None]
+        cos = (angles.cos() * self.attention_factor).float()
+        sin = (angles.sin() * self.attention_factor).float()
+        return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 class LearnedPositions(nn.Module):
@@ -172,7 +176,10 @@ class NoPositions(nn.Module):
         return None
 
 
-def build_positions(config: ModelConfig) -> RotaryPositions | LearnedPositions | NoPositions:
+Positions = RotaryPositions | LearnedPositions | NoPositions
+
+
+def build_positions(config: ModelConfig) -> Positions:
     """Rotary positions where `model.rope` is on, else what `model.positions` names."""
     if config.rope is not None:
         return RotaryPositions(config.rope, config.head_dim, config.block_size)
@@ -186,8 +193,7 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     assert rotation is not None, "a rotary model passes the angles"
     cos, sin = rotation
     left, right = x.float().chunk(2, dim=-1)
-    turned = torch.cat((-right, left), dim=-1)
-    return (x * cos[:, None] + turned * sin[:, None]).to(x.dtype)
+    return (x * cos + torch.cat((right, left), dim=-1) * sin).to(x.dtype)
 
 
 def leave(x: Tensor, rotation: Rotation) -> Tensor:
