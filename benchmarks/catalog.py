@@ -13,8 +13,10 @@ BENCHMARKS = {
     "step": "Training steps a second: compiled, bfloat16 and the choice of `auto` against eager float32.",
     "save": "What saving costs the step loop: in the background against in the foreground, by size of the model.",
     "checkpoints": "Listing 1,000 checkpoints in a fresh process without torch, against loading its code alone.",
+    "dashboard": "The dashboard in a real browser: start-up, 100 long runs, one of a million lines, idle refreshes.",
     "memory": "Gradient checkpointing: peak memory and time of its modes, and what the planner predicted.",
     "speedrun": "Seconds to the GPT-2-style baseline's validation loss on the characters of a text (--text FILE).",
+    "generation": "Writing: tokens a second against no cache and against transformers; a window by length of the text.",
     "loss": "Cross-entropy in chunks of rows against all logits at once: time and memory by vocabulary.",
     "gpu": "GPT-2 124M on a GPU: tokens a second and FLOPs utilisation; the VRAM profiles, each within its budget.",
 }
