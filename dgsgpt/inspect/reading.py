@@ -67,12 +67,12 @@ def read_last(model: GPT, tokenizer: Tokenizer, ids: Sequence[int]) -> Reading:
     """The last of `ids` that fit the model's context, at most `MOST_READ`.
 
     Raises:
-        DataError: there are none, or the model has no rows for one of them.
+        DataError: there are none and nothing is expected before a text, or the model has no rows for one of them.
     """
-    if not ids:
-        raise DataError("the text is empty; give at least one character")
     size = model.config.block_size
     lead = context_lead(tokenizer, size)
+    if not ids and not lead:
+        raise DataError("the text is empty; give at least one character")
     kept = tuple(ids[-max(1, min(size, MOST_READ) - len(lead)) :])
     whole = (*lead, *kept)
     check_vocabulary(model, tokenizer, torch.tensor([*whole, *whole]).numpy())  # twice: it refuses a single token

@@ -133,6 +133,24 @@ def test_a_look_is_bounded_and_short_or_empty_texts_are_told() -> None:
         look_at_attention(tiny_model(), tokenizer, [65, 200], 0)
 
 
+def test_what_a_model_expects_before_every_text_is_read_and_shown_first() -> None:
+    class Begun(ByteTokenizer):
+        def __init__(self) -> None:
+            super().__init__()
+            self._table.append(b"")
+            self.specials["<s>"] = 256
+
+        @property
+        def begin_of_text(self) -> int:
+            return 256
+
+    model = tiny_model(vocab_size=257)
+    assert look_at_attention(model, Begun(), [65, 66], 0).labels == ("<s>", "A", "B")
+    assert look_at_attention(model, Begun(), [], 0).labels == ("<s>",)
+    long = look_at_attention(model, Begun(), [65] * 100, 0)
+    assert (long.read, long.cut, long.labels[0]) == (48, 53, "<s>")
+
+
 @pytest.mark.parametrize(
     ("raw", "label"),
     [(b" the", "the"), (b"  ", "··"), (b"\n", "⏎"), (b"\xe2\x80", r"\xe2\x80"), (b"\x1b[2J", r"\x1b[2J"),
