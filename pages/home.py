@@ -128,6 +128,7 @@ def recent(runs: list[Run]) -> None:
         atoms.h(
             markup('<div style="padding-right:71px">{}</div>', atoms.table_html((), COLUMNS, header, align="lllrr"))
         )
+        state.summaries(runs[:RECENT])  # read side by side
         for run in runs[:RECENT]:
             recent_row(run)
 

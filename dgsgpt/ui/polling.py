@@ -49,9 +49,9 @@ export default function ({ parentElement, data, setTriggerValue }) {
 def poll(stamps: Stamps, every: float | None) -> None:
     """Draw the fragment of a key anew when its stamp is another value, asking each `every` seconds; never with None.
 
-    A stamp is a function that returns quickly (`state.stamp`, `state.stamp_of_all`); its value is compared with what
-    it was before the page, or that fragment by a tick, was last drawn. `PAGE` as a key stands for the whole page.
-    Call it once, at the beginning of a page's body: what comes in while the page draws itself is then not missed.
+    A stamp is a function that returns quickly, such as `state.stamp` of a run; its value is compared with what it was
+    before the page, or that fragment by a tick, was last drawn. `PAGE` as a key stands for the whole page. Call it
+    once, at the beginning of a page's body: what comes in while the page draws itself is then not missed.
     """
     if every is None:
         return

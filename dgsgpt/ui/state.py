@@ -89,8 +89,7 @@ def metrics(run: Run) -> Metrics:
 
 
 def prefetch(runs: Iterable[Run]) -> None:
-    """Read the metrics of several runs side by side; call it before drawing many, `metrics` and `curve` then wait for
-    nothing."""
+    """Read the metrics of several runs side by side, before many are drawn: `metrics` and `curve` then do not wait."""
     _shelf().prefetch([run.path for run in runs])
 
 
@@ -112,7 +111,7 @@ def summaries(runs: Sequence[Run], within_s: float | None = None) -> list[Metric
     """`summary` of many runs, read side by side; of a run that is over it costs one look at its directory.
 
     With `within_s` a page never waits longer: what is not known by then is None, or as it was before, and goes on
-    being read. Let a `polling.Poller` with `pending` in its stamp draw the list again.
+    being read. Let `polling.poll` with `pending` in a stamp draw the list again.
     """
     return _shelf().summaries([run.path for run in runs], within_s)
 
