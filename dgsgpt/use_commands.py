@@ -45,6 +45,14 @@ if TYPE_CHECKING:
     "now, would not beat them; never when none can at any length.  [default: no]",
 )  # fmt: skip
 @click.option("--n-best", type=int, help="With --beams: give so many of the texts found.  [default: all]")
+@click.option(
+    "--alternatives", type=click.IntRange(1, 50), metavar="N",
+    help="Also tell each token that was written, its -log p, and the N likeliest in its place.",
+)  # fmt: skip
+@click.option(
+    "--written", metavar="IDS", callback=lambda _context, _option, value: _read_ids(value),
+    help="New tokens that are there already, as 12,5,99: goes on after them as if it had never stopped.",
+)  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
 @json_option
 @runs_dir_option
@@ -66,10 +74,17 @@ def sample(root: Path, checkpoint: str, device: str, **settings: Any) -> None:
     elif settings["beams"] is not None or settings["samples"] is not None:
         _sample_several(opened, settings, rules)
     else:
-        _sample_one(opened, settings["prompt"], settings["as_json"], rules)
+        _sample_one(opened, settings, rules)
 
 
 _RULES = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+
+
+def _read_ids(value: str | None) -> tuple[int, ...]:
+    parts = [part.strip() for part in (value or "").split(",") if part.strip()]
+    if not all(part.isdecimal() and len(part) < 10 for part in parts):
+        raise click.BadParameter(f"{value!r} must be token ids, as 12,5,99")
+    return tuple(map(int, parts))
 
 
 def _check_sample(settings: dict[str, Any]) -> None:
@@ -88,21 +103,36 @@ def _check_sample(settings: dict[str, Any]) -> None:
     of_beams = named("length_penalty", "early_stopping", "n_best")
     if settings["beams"] is None and of_beams:
         raise click.UsageError(f"{of_beams} is for --beams; give --beams N")
+    of_one, several = named("alternatives", "written"), named("prompts", "samples", "beams")
+    if of_one and several:
+        raise click.UsageError(f"{of_one} is for one text and does not go with {several}")
 
 
-def _sample_one(opened: Checkpoint, prompt: str, as_json: bool, rules: dict[str, Any]) -> None:
+def _sample_one(opened: Checkpoint, settings: dict[str, Any], rules: dict[str, Any]) -> None:
     from dgsgpt.generation import stream
     from dgsgpt.generation.orders import tell_text
+    from dgsgpt.inspect.tokens import tell_choices
 
-    pieces = stream(opened.model, opened.tokenizer, prompt, **rules)
+    prompt, written, most = settings["prompt"], settings["written"], settings["alternatives"]
+    opened.tokenizer.decode(written)  # refuses ids that it does not have before anything is told
+    pieces = stream(opened.model, opened.tokenizer, prompt, written=written, **rules)
     _tell_cropped(pieces.stats.cropped, opened)
-    if as_json:
-        print_json(tell_text(pieces))
-        return
-    click.echo(prompt, nl=False)
-    for piece in pieces:
-        click.echo(piece, nl=False)
-    click.echo()
+    told: dict[str, Any] = {}
+    if settings["as_json"]:
+        told = tell_text(pieces)
+    else:
+        click.echo(prompt, nl=False)
+        for piece in pieces:
+            click.echo(piece, nl=False)
+        click.echo()
+    if most is not None:
+        ids = [*written, *pieces.stats.ids]
+        told["choices"] = tell_choices(opened.model, opened.tokenizer, prompt, ids, most)
+    if settings["as_json"]:
+        print_json(told)
+    for one in () if settings["as_json"] else told.get("choices", ()):
+        others = ", ".join(f"{other['text']!r} {other['p']:.1%}" for other in one["alternatives"])
+        click.echo(f"{one['id']:>7}  {one['text']!r:<16} {one['nats']:6.2f} nats | {others}")
 
 
 def _tell_cropped(tokens: int, opened: Checkpoint) -> None:

@@ -433,6 +433,22 @@ def test_samples_are_what_each_seed_gives_alone(letters: str) -> None:
     )
 
 
+def test_tokens_are_told_with_alternatives_and_another_one_can_be_gone_on_from(letters: str) -> None:
+    rules = ["--prompt", "abc", "--temperature", 1, "--seed", 4]
+    told = json.loads(sample(letters, *rules, "--max-new-tokens", 8, "--alternatives", 3, "--json").stdout)
+    assert "".join(one["text"] for one in told["choices"]) == told["text"]
+    assert all(len(one["alternatives"]) == 3 for one in told["choices"])
+    ids = [one["id"] for one in told["choices"]]
+    rest = sample(letters, *rules, "--max-new-tokens", 5, "--written", ",".join(map(str, ids[:3])), "--json").stdout
+    assert json.loads(rest)["text"] == told["text"]  # as if it had never stopped
+    other = next(one["id"] for one in told["choices"][2]["alternatives"] if one["id"] != ids[2])
+    branched = sample(letters, *rules, "--max-new-tokens", 5, "--written", f"{ids[0]}, {ids[1]}, {other}").stdout
+    assert branched.startswith("abc" + told["text"][:2])
+    assert branched.strip()[: 3 + 3] != "abc" + told["text"][:3]
+    lines = sample(letters, *rules, "--max-new-tokens", 2, "--alternatives", 1).stdout.splitlines()[-2:]
+    assert [int(line.split()[0]) for line in lines] == ids[:2]
+
+
 def test_an_option_changes_one_setting_of_a_preset(letters: str) -> None:
     greedy = sample(letters, "--prompt", "abc", "--max-new-tokens", 12, "--temperature", 0).stdout
     rules = ["--prompt", "abc", "--max-new-tokens", 12, "--preset", "precise"]
@@ -500,6 +516,9 @@ def test_a_prompt_longer_than_the_context_is_said(letters: str) -> None:
         (["--prompt", "a", "--min-p", "2"], "min_p=2.0 must be from 0"),
         (["--prompt", "a", "--repetition-penalty", "0"], "repetition_penalty=0.0"),
         (["--prompt", "a", "--samples", "0"], "samples=0"),
+        (["--prompt", "a", "--samples", "2", "--alternatives", "3"], "--alternatives is for one text"),
+        (["--prompt", "a", "--written", "1,x"], "must be token ids"),
+        (["--prompt", "a", "--written", "99"], "token id 99"),
         (["--prompt", "a", "--beams", "0"], "n_beams=0"),
         (["--prompt", "axb"], "'x'"),
         (["--prompt", ""], "the prompt is empty"),

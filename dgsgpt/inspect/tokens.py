@@ -1,8 +1,8 @@
 """What a generation could have written instead: at each of its tokens, the likeliest ones and their probabilities.
 
 They are the model's own, at temperature 1 and before any filter, from the context that the generation had there: the
-prompt cut to the context, and a context begun anew on its last half whenever it was full (see
-`dgsgpt.generation.context`). A context is read once, in parts, however many tokens were written from it; so all of a
+prompt cut to the context, and a context begun anew on its last half whenever it was full, where it has an end at all
+(see `dgsgpt.generation.context`). A context is read once, in parts, however many tokens were written from it; so all of a
 long text costs about twice its length.
 """
 
@@ -96,7 +96,7 @@ def _of_context(
     read = torch.tensor([[*context, *taken[:-1]]], device=next(model.parameters()).device)
     # Row t of the logits is about the token after `read[t]`, so the rows from the last of `context` on matter.
     wanted = torch.tensor(taken, device=read.device)
-    cache = model.make_cache(1, read.size(1))
+    cache = model.make_cache(1, read.size(1) if context_limit(model) is not None else None)
     skipped = len(context) - 1
     for part in read.split(max(1, min(_PART_TOKENS, _PART_LOGITS // vocab_size)), dim=1):
         was_training = model.training
