@@ -16,6 +16,7 @@ from dgsgpt.ui import theme
 from dgsgpt.ui.atoms import Html, join, markup, svg_img
 from dgsgpt.ui.beam_layout import Kind, Layout, Segment, Tree
 from dgsgpt.ui.evaluate_view import visible
+from dgsgpt.ui.theme import Palette
 
 CHAR, ROW, BOX, PAD, GAP = 7.5, 27, 21, 5, 20  # pixels; the type is monospaced, so that widths are known here
 MAX_CELLS = 28
@@ -43,20 +44,21 @@ class Part:
     told: str
 
 
-def draw(layout: Layout, tree: Tree, token_bytes: Bytes, ends: Sequence[int], prompt: str) -> Html:
+def draw(palette: Palette, layout: Layout, tree: Tree, token_bytes: Bytes, ends: Sequence[int], prompt: str) -> Html:
     """The drawing, in a frame of its own that scrolls."""
     parts = [parts_of(segment, tree, token_bytes, ends) for segment in layout.segments]
     glyphs = [glyph_of(segment, tree, ends) for segment in layout.segments]
     lead = _shorten(visible(prompt)) or "(nothing)"
-    x = columns(layout, [[_cells(visible(_text(tree, at, token_bytes, ends))) for at in s.nodes]
-                         for s in layout.segments], [bool(glyph) for glyph in glyphs], _cells(lead))  # fmt: skip
-    height = max(1, layout.rows) * ROW + 4
-    boxes = [_box(_SIDE, 0, x[1] - GAP - _SIDE, "prompt", markup('<span title="{}">{}</span>', "the prompt", lead))]
+    cells = [[_cells(visible(_text(tree, at, token_bytes, ends))) for at in s.nodes] for s in layout.segments]
+    x = columns(layout, cells, [bool(glyph) for glyph in glyphs], _cells(lead))
+    height, looks = max(1, layout.rows) * ROW + 4, _looks(palette)
+    boxes = [_box(looks["prompt"], _SIDE, 0, x[1] - GAP - _SIDE, markup('<span title="the prompt">{}</span>', lead))]
     for segment, words, glyph in zip(layout.segments, parts, glyphs, strict=True):
         inner = join(markup('<span title="{}">{}</span>', part.told, part.text) for part in words)
         width = x[segment.last + 1] - x[segment.first] - (GAP if segment.last < layout.depth else 0)
-        boxes.append(_box(x[segment.first], segment.row, width, segment.kind, inner, glyph, segment.rank))
-    image = svg_img(_lines(layout, tree, x, height), f"position:absolute;left:0;top:0;width:{x[-1]:.0f}px", "")
+        mark = _mark(palette, segment, glyph)
+        boxes.append(_box(looks[segment.kind], x[segment.first], segment.row, width, inner, mark))
+    image = svg_img(_lines(palette, layout, tree, x, height), f"position:absolute;left:0;top:0;width:{x[-1]:.0f}px", "")
     return markup(
         '<div role="group" aria-label="tree of the search" tabindex="0" style="overflow:auto;max-height:520px">'
         '<div style="position:relative;width:{}px;height:{}px;font:12.5px/{}px {}">{}{}</div></div>',
@@ -158,16 +160,17 @@ def glyph_of(segment: Segment, tree: Tree, ends: Sequence[int]) -> str:
 
 
 # ---------------------------------------------------------------- boxes and lines
-def _look(kind: str) -> str:
-    c = theme.c
-    return {
-        "best": f"background:{c('accentbg')};border:1px solid {c('accent')};color:{c('tintink')};font-weight:600",
-        "found": f"background:{c('bg')};border:1px solid {c('accent')};color:{c('ink')}",
-        "ended": f"background:{c('bg')};border:1px solid {c('good')};color:{c('ink2')}",
-        "alive": f"background:{c('bg')};border:1px dashed {c('ink3')};color:{c('ink2')}",
-        "pruned": f"background:{c('bg')};border:1px dotted {c('line')};color:{c('ink3')}",
-        "prompt": f"background:{c('idlebg')};border:1px solid {c('idlebg')};color:{c('ink2')}",
-    }[kind]
+def _looks(p: Palette) -> dict[str, Html]:
+    """The style of a box by its kind."""
+    looks = {
+        "best": f"background:{p['accentbg']};border:1px solid {p['accent']};color:{p['tintink']};font-weight:600",
+        "found": f"background:{p['bg']};border:1px solid {p['accent']};color:{p['ink']}",
+        "ended": f"background:{p['bg']};border:1px solid {p['good']};color:{p['ink2']}",
+        "alive": f"background:{p['bg']};border:1px dashed {p['ink3']};color:{p['ink2']}",
+        "pruned": f"background:{p['bg']};border:1px dotted {p['line']};color:{p['ink3']}",
+        "prompt": f"background:{p['idlebg']};border:1px solid {p['idlebg']};color:{p['ink2']}",
+    }
+    return {kind: Html(style) for kind, style in looks.items()}
 
 
 _BOX = (
@@ -177,25 +180,26 @@ _BOX = (
 )
 
 
-def _box(
-    x: float, row: int, width: float, kind: Kind | str, inner: Html, glyph: str = "", rank: int | None = None
-) -> Html:
-    mark = Html("")
-    if glyph:
-        sign, words = GLYPHS[glyph]
-        role = {"best": "accent", "found": "accent", "ended": "good"}.get(kind, "ink3")
-        name = f"{sign}{rank}" if rank else sign
-        said = f"text {rank}: {words}" if rank else words
-        mark = markup(
-            '<span title="{}" style="flex:none;color:{};font-weight:600;line-height:{}px;background:{}">{}</span>',
-            said, theme.c(role), BOX, theme.c("bg"), name,
-        )  # fmt: skip
-    return markup(_BOX, f"{x:.1f}", row * ROW + 2, f"{width:.1f}", BOX, PAD, Html(_look(kind)), inner, mark)
+def _box(look: Html, x: float, row: int, width: float, inner: Html, mark: object = "") -> Html:
+    return markup(_BOX, f"{x:.1f}", row * ROW + 2, f"{width:.1f}", BOX, PAD, look, inner, mark)
 
 
-def _lines(layout: Layout, tree: Tree, x: Sequence[float], height: int) -> str:
+def _mark(palette: Palette, segment: Segment, glyph: str) -> Html:
+    """The glyph at the end of a branch, with the rank of the text that ends there."""
+    if not glyph:
+        return Html("")
+    sign, words = GLYPHS[glyph]
+    role = {"best": "accent", "found": "accent", "ended": "good"}.get(segment.kind, "ink3")
+    rank = segment.rank
+    return markup(
+        '<span title="{}" style="flex:none;color:{};font-weight:600;line-height:{}px;background:{}">{}</span>',
+        f"text {rank}: {words}" if rank else words, palette[role], BOX, palette["bg"], f"{sign}{rank or ''}",
+    )  # fmt: skip
+
+
+def _lines(palette: Palette, layout: Layout, tree: Tree, x: Sequence[float], height: int) -> str:
     """From the end of each segment to what follows it, as thick as that is probable; the best on top."""
-    c = theme.c
+    c = palette.__getitem__
     strokes = {"best": c("accent"), "found": c("accent"), "ended": c("good"), "alive": c("ink3"), "pruned": c("line")}
     lines: list[tuple[bool, str]] = []
     for segment in layout.segments:
@@ -228,7 +232,11 @@ def caption(layout: Layout) -> str:
     said = [f"{fmt.number(shown)} of {fmt.plural(every, 'token')} looked at"]
     if layout.depth < layout.all_depth:
         said.append(f"the first {fmt.number(layout.depth)} of {fmt.plural(layout.all_depth, 'token')} in depth")
-    words: dict[Kind, str] = {"alive": "given up later", "pruned": "given up at once", "ended": "ended but not among the texts given"}
+    words: dict[Kind, str] = {
+        "alive": "given up later",
+        "pruned": "given up at once",
+        "ended": "ended but not among the texts given",
+    }
     for kind, word in words.items():
         if layout.hidden[kind]:
             every = layout.shown[kind] + layout.hidden[kind]

@@ -35,8 +35,8 @@ EARLY: dict[str, tuple[bool | str, str]] = {
     "yes": (True, "ends as soon as there are as many ended texts as beams"),
     "never": ("never", "ends only when no beam can win at any length: exact for penalties above 0, and slowest"),
 }
-DEPTHS = (12, 24, 48, 96, MAX_TOKENS)
-OTHERS = {0: "only the texts", 48: "48 others", 200: "200 others", 10**9: "all"}
+DEPTHS = (12, 24, 48, 96)
+OTHERS = {0: "only the texts", 48: "48 others", 200: "200 others", 1000: "1\u202f000 others"}
 _FRAME_S = 0.1
 STOPPED = "Stopped before the end: nothing is kept of it."
 
@@ -270,14 +270,14 @@ def _tree(found: Found, tokenizer: Tokenizer) -> None:
             st.space("stretch")
             depth = st.selectbox(
                 "Depth", DEPTHS, key="bm_depth", width=170, **stay,
-                format_func=lambda n: "all tokens" if n == MAX_TOKENS else f"the first {n} tokens",
+                format_func="the first {} tokens".format,
             )  # fmt: skip
             others = st.selectbox(
                 "Branches", list(OTHERS), key="bm_others", width=160, format_func=OTHERS.__getitem__, **stay
             )
         layout = beam_layout.lay_out(found.result, int(depth or 24), int(others or 0))
         ends, tree = tokenizer.ends_of_text, found.result.tree
-        atoms.h(beam_tree.draw(layout, tree, tokenizer.token_bytes, ends, found.asked.prompt))
+        atoms.h(beam_tree.draw(theme.palette(), layout, tree, tokenizer.token_bytes, ends, found.asked.prompt))
         present = {beam_tree.glyph_of(segment, tree, ends) for segment in layout.segments}
         atoms.note(beam_tree.legend(sorted(present)))
         atoms.note(f"{beam_tree.caption(layout)} · lines are as thick as what follows is probable")

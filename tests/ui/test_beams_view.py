@@ -16,6 +16,7 @@ from dgsgpt.runs import Run
 from dgsgpt.ui import beam_tree, beams_view
 from dgsgpt.ui.beam_layout import Layout, kinds_of, lay_out
 from dgsgpt.ui.checkpoint_list import Entry
+from dgsgpt.ui.theme import LIGHT
 
 EVERY = 10**9
 END = 0
@@ -127,10 +128,10 @@ def test_columns_go_right_and_each_segment_fits_before_what_follows(result: Beam
 
 def drawing(tokens: dict[int, bytes], tree: list[Node], beams: list[Beam], prompt: str = "") -> str:
     result = BeamResult(beams, tree, 1, 0, 2, 1.0, 0.1)
-    return beam_tree.draw(lay_out(result, EVERY, EVERY), tree, lambda token: tokens[token], [END], prompt)
+    return beam_tree.draw(LIGHT, lay_out(result, EVERY, EVERY), tree, lambda token: tokens[token], [END], prompt)
 
 
-def test_tokens_are_text_never_markup_and_tell_their_probability(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokens_are_text_never_markup_and_tell_their_probability() -> None:
     tree = [
         Node(1, None, 1, math.log(0.25), "alive"),
         Node(END, 0, 2, math.log(0.125), "finished"),
