@@ -24,7 +24,7 @@ _RECENT_RUNS = 8
 _RECENT_READINGS = 20
 _ALIKE = 4.0  # times more or less arithmetic in a pass
 _SAME = ("optimizer", "precision", "weight_precision", "gradient_checkpointing", "compile", "device")
-Readings = Callable[[Run], Sequence[float]]  # tokens per second that a run logged
+Readings = Callable[[Run], Iterable[float]]  # tokens per second that a run logged
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Configure: a goal or profile, ten knobs, features that say what they cost, and a summary that stays in sight."""
 
+from functools import partial
+
 import streamlit as st
 
 from dgsgpt import dry_run
@@ -82,7 +84,7 @@ launchpad.flash()
 kept_drafts.offer(bench)
 origin.banner(bench.origin)
 
-grid = st.grid(3, min_column_width=430)
+grid = st.grid(3, min_column_width=380)
 with grid.cell(column_span=2):
     if bench.source == "yaml":
         launchpad.import_panel()
@@ -131,5 +133,5 @@ with grid.cell(), st.container(border=True, key="summary", gap="small"):
     if checked.config is not None:
         summary.files(checked.config, name.name, bench, root)
 
-try_it = (lambda: dry_run_card.start(config, machine, known)) if config is not None and going is None else None
+try_it = partial(dry_run_card.start, config, machine, known) if config is not None and going is None else None
 launchpad.bottom_bar(fields, name, outlook, config, try_it)

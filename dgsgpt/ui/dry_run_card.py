@@ -15,7 +15,7 @@ from dgsgpt.format import MISSING, ago, duration, percent, size, step_time
 from dgsgpt.hardware import Hardware
 from dgsgpt.pace import Evidence, choose, step_flops
 from dgsgpt.ui import state
-from dgsgpt.ui.atoms import delta, field_error, h, note, table, text
+from dgsgpt.ui.atoms import field_error, h, note, table, text
 from dgsgpt.ui.markup import Html, markup
 from dgsgpt.ui.theme import c
 
@@ -90,12 +90,12 @@ def result_rows(found: DryRun) -> list[tuple[object, ...]]:
 
 
 def off_by(share: float | None) -> Html:
-    """A relative error with its sign; grey where the prediction was close."""
+    """A relative error with its sign; grey where the prediction was close, amber where it was not."""
     if share is None:
         return text(MISSING, "ink3")
     said = percent(share, 0 if abs(share) >= 0.0995 else 1)
     said = said if share < 0 else f"+{said}"
-    return text(said, "ink3") if abs(share) <= CLOSE else delta(said, good=share < 0)
+    return text(said, "ink3" if abs(share) <= CLOSE else "warn")
 
 
 def _history(past: Sequence[DryRun]) -> None:

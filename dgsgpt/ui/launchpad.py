@@ -25,8 +25,10 @@ from dgsgpt.ui.atoms import error_card, h, tag, text
 from dgsgpt.ui.fields import Form, seed
 from dgsgpt.ui.markup import Html, markup
 from dgsgpt.ui.outlook import Outlook, RunName, verdict_words
+from dgsgpt.ui.theme import c
 
 _PROFILE, _YAML = "profile", "yaml"
+ANCHOR = "run-summary"  # where a link leads that shows where the summary is not beside the form
 
 
 # ---------------------------------------------------------------- where a draft starts from
@@ -219,8 +221,8 @@ def _standing(f: Form, name: RunName, outlook: Outlook | None, blocked: str) -> 
         figures = text(" · ".join([memory, f"{si(outlook.plan.params)} params", *time, disk]), "ink2")
     return markup(
         '<div style="display:flex;flex-wrap:wrap;align-items:center;gap:2px 18px">'
-        '<b style="font-weight:600">{}</b>{}{}</div>',
-        name.name, verdict, figures,
+        '<b style="font-weight:600">{}</b>{}{}<a class="to-summary" href="#{}" style="color:{}">Summary</a></div>',
+        name.name, verdict, figures, ANCHOR, c("accent"),
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from dgsgpt.ui.atoms import dot, field_error, h, note, tag, text
 from dgsgpt.ui.command_lines import with_settings
 from dgsgpt.ui.draft import Workbench
 from dgsgpt.ui.fields import Form, show_problem
+from dgsgpt.ui.launchpad import ANCHOR
 from dgsgpt.ui.markup import Html, join, markup
 from dgsgpt.ui.origin import command
 from dgsgpt.ui.outlook import Outlook, RunName, diff_lines, plain_recipe, run_time, verdict_words
@@ -30,6 +31,7 @@ _SHOWN_LINES = 14
 # ---------------------------------------------------------------- name
 def name_field(bench: Workbench, name: RunName) -> None:
     """The run's name; empty means the suggested one."""
+    h(markup('<div id="{}" style="scroll-margin-top:5rem"></div>', ANCHOR))
     key = "run_name"
     if st.session_state.get(key) != bench.name:
         st.session_state[key] = bench.name

@@ -43,6 +43,11 @@ def page_css() -> None:
     st.html(f"""<style>
     .stApp {{ font-variant-numeric: tabular-nums; }}
     .stGridCell:has(.st-key-summary) {{ position: sticky; top: 4rem; align-self: start; height: fit-content; }}
+    .to-summary {{ display: none; }}
+    @media (max-width: 1228px) {{
+        .stGridCell:has(.st-key-summary) {{ grid-column: 1 / -1; }}
+        .to-summary {{ display: inline; text-decoration: none; }}
+    }}
     .st-key-theme_watch, [data-testid="stLayoutWrapper"]:has(> .st-key-poll_box) {{ position: absolute; }}
     [class*="st-key-t_"] p {{ font-weight: 600; }}
     [class*="st-key-field_"] {{ position: relative; }}
