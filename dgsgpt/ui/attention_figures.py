@@ -25,7 +25,7 @@ _LEFT, _BOTTOM = 84, 64
 _BEFORE = -1.5  # where the column of earlier tokens stands
 _MINI, _SLOTS, _STRIP_PX = 32, 12, 520
 _FEWEST_SLOTS = 6  # fewer heads would be as large as the figure above them
-_LEAST_CAP, _CAP_SHARE = 0.1, 0.98
+_LEAST_CAP, _CAP_SHARE = 0.03, 0.98
 Floats = npt.NDArray[np.float32]
 Booleans = npt.NDArray[np.bool_]
 

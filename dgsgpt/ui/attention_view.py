@@ -116,7 +116,8 @@ def _strip_card(palette: Palette, look: AttentionLook, head: int) -> None:
     atoms.note(f"All heads of layer {look.layer}{share}. Click one to see it.", top=2)
     st.plotly_chart(
         strip(palette, look, head), theme=None, key="pg_strip", width="stretch", on_select=_pick_head,
-        selection_mode="points", alt=f"The attention of all heads of layer {look.layer}; choose one above", config={**charts.CONFIG, "displayModeBar": False},
+        selection_mode="points", config={**charts.CONFIG, "displayModeBar": False},
+        alt=f"The attention of all heads of layer {look.layer}; the list above chooses one, too",
     )  # fmt: skip
 
 

@@ -114,9 +114,9 @@ def notes(found: Surprise) -> list[str]:
 def cards(found: Surprise) -> list[Kpi]:
     """Loss, perplexity, bits per byte and size of what was judged."""
     return [
-        Kpi("Loss", fmt.loss(found.loss), "nats/token", delta=f"{fmt.number(found.nats, 1)} nats in all"),
-        Kpi("Perplexity", fmt.perplexity(found.ppl), delta="as if choosing among so many"),
-        Kpi("Bits per byte", fmt.loss(found.bpb), delta="compares across tokenizers"),
+        Kpi("Loss", fmt.loss(found.loss), "nats", delta=f"{fmt.number(found.nats, 1)} in all"),
+        Kpi("Perplexity", fmt.perplexity(found.ppl), delta="equal choices a token"),
+        Kpi("Bits per byte", fmt.loss(found.bpb), delta="for any tokenizer"),
         Kpi("Judged", fmt.number(found.tokens), "tokens", delta=f"{fmt.number(found.bytes)} bytes"),
     ]
 

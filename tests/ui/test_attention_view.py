@@ -103,4 +103,10 @@ def test_many_heads_wrap_by_group_and_long_texts_are_pooled_by_their_largest() -
     assert [list(handles.y).count(row) for row in rows] == [12, 4]
     assert cells(figure.data[0]).shape == (len(TEXT.encode()) // 2 + len(TEXT.encode()) % 2,) * 2
     assert np.nanmax(cells(figure.data[0])) == found.maps[0].max()
-    assert 0.1 <= cap_of(found) <= 1.0
+
+
+def test_the_full_colour_is_one_for_the_layer_and_that_of_a_high_share_between_tokens() -> None:
+    found = look(1, last=12)
+    among = np.sort([found.maps[h, row, key] for h in range(4) for row in range(12) for key in range(row)])
+    assert among[int(0.97 * len(among))] <= cap_of(found) <= among[-1]
+    assert {trace.zmax for head in range(4) for trace in heat(LIGHT, found, head).data} == {cap_of(found)}
