@@ -21,6 +21,7 @@ from dgsgpt.format import printable
 from dgsgpt.goals_command import goals
 from dgsgpt.inspect_command import inspect
 from dgsgpt.metrics_command import metrics
+from dgsgpt.quantize_command import quantize
 from dgsgpt.report_command import report
 
 if TYPE_CHECKING:
@@ -369,6 +370,7 @@ for _command in (
     *serve_command.COMMANDS,
     *queue_command.COMMANDS,
     compare,
+    quantize,
     metrics,
     report,
     bench,

@@ -14,6 +14,7 @@ from dgsgpt.ui import (
     checkpoint_actions,
     dialogs,
     lineage_view,
+    quantize_view,
     run_cards,
     state,
     theme,
@@ -108,6 +109,7 @@ def browse(found: Sequence[Entry]) -> None:
     if len(picked) == 1:
         lineage_view.line(picked[0], found)
         lineage_view.import_line(picked[0])
+        quantize_view.line(picked[0])
         cards.one(picked[0])
     else:
         cards.many(picked)

@@ -51,6 +51,7 @@ LAYERS: list[set[str]] = [
         "exchange_commands",
         "inspect_command",
         "metrics_command",
+        "quantize_command",
         "queue_command",
         "report_command",
         "serve_command",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import shutil
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from dgsgpt import checkpoint as ck
 from dgsgpt import files
 from dgsgpt.branch import Source, tokenizer_settings
 from dgsgpt.config import RunConfig, build_config
+from dgsgpt.errors import RunError
 from dgsgpt.metrics import MetricsWriter
 from dgsgpt.runs import Run, check_run_id, create_run, suggest_run_id
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from dgsgpt.quantization.rounding import Quantized
 
 QUANTIZE = "quantize"
-# What stays true of the model, whatever its weights are rounded to.
+# What stays true of the model, whatever its weights are. Its losses do not, and those it was judged by are of
+# other tokens than a training validates on: beside them they would mislead.
 _STAYS = (
     "tokens", "flops", "train_time_s", "params", "active_params", "corpus", "data_fingerprint", "tokenizer_kind",
     "tokenizer_sha256", "vocab_size", "weight_precision",
@@ -43,6 +44,17 @@ def name_stem(run_id: str, kind: str) -> str:
     return f"{run_id}-{kind}"
 
 
+def check_free(root: Path, name: str) -> None:
+    """Whether a run can have this name.
+
+    Raises:
+        RunError: it is bad or taken.
+    """
+    check_run_id(name)
+    if (root / name).exists():
+        raise RunError(f"run {name!r} exists already in {root}; try {suggest_run_id(root, name)!r}")
+
+
 def keep(
     path: Path, root: Path, name: str | None, kind: str, group_size: int | None = None, judged: Judgement | None = None
 ) -> Kept:
@@ -58,7 +70,7 @@ def keep(
     from dgsgpt.quantization.judging import quantize
 
     if name is not None:
-        check_run_id(name)
+        check_free(root, name)
     ck.refuse_quantized(path, "quantized once more")
     source = Source.open(path)
     made = judged.quantized if judged is not None else quantize(path, source.config.model, kind, group_size)
@@ -115,7 +127,6 @@ def _metadata(run: Run, source: Source, made: Quantized, judged: Judgement | Non
         "run_id": run.id,
         "step": source.step,
         "saved_at": time.time(),
-        **_figures(source, judged),
         "quantized": made.plan.kind,
         "quantization": told,
         "parent": run.facts["parent"],
@@ -128,18 +139,10 @@ def _metadata(run: Run, source: Source, made: Quantized, judged: Judgement | Non
     }
 
 
-def _figures(source: Source, judged: Judgement | None) -> Mapping[str, Any]:
-    """Validation figures of its own, where it was judged on the text that others of its corpus are validated on."""
-    if judged is None or judged.text != f"{source.config.data.corpus}, validation split":
-        return {}
-    made = judged.comparison.models[0]
-    return {"loss_val": made.loss, "ppl_val": made.ppl, "bpb_val": made.bpb, "val_step": source.step}
-
-
 def _finish(run: Run, step: int, kind: str, origin: str) -> None:
     MetricsWriter(run.path).event(QUANTIZE, step, quantized=kind, origin=origin)
     status = {"state": "finished", "step": step, "max_steps": step, "message": f"{origin} quantized to {kind}"}
     files.write_json(run.path / "status.json", status)
 
 
-__all__ = ["QUANTIZE", "Kept", "keep", "name_stem"]
+__all__ = ["QUANTIZE", "Kept", "check_free", "keep", "name_stem"]

@@ -19,6 +19,7 @@ from dgsgpt.ui.atoms import markup, text
 from dgsgpt.ui.checkpoint_list import Entry
 from dgsgpt.ui.export_view import export_dialog
 from dgsgpt.ui.import_view import import_dialog
+from dgsgpt.ui.quantize_view import quantize_dialog
 from dgsgpt.ui.trash_view import delete_dialog, trash_dialog
 from dgsgpt.ui.words_view import words_dialog
 
@@ -26,6 +27,7 @@ _WORDS = "Name, tags, note"
 _FORK = "Go on from here"
 _TUNE = "Train from these weights"
 _EXPORT = "Export for Hugging Face"
+_QUANTIZE = "Quantize"
 _DELETE = "Delete"
 IN_PLAYGROUND = 2
 
@@ -92,11 +94,11 @@ def _verify(picked: Sequence[Entry]) -> None:
 
 def _more(picked: Sequence[Entry], selected: Sequence[Entry]) -> None:
     options = [_WORDS]
-    if len(picked) == 1 and not listing.problem_of(picked[0], listing.verdicts()):
+    if len(picked) == 1 and picked[0].quantized is None and not listing.problem_of(picked[0], listing.verdicts()):
         goes_on = picked[0].imported is None  # nobody imports the state of an optimizer
-        options += [_FORK] * goes_on + [_TUNE, _EXPORT]
+        options += [_FORK] * goes_on + [_TUNE, _EXPORT, _QUANTIZE]
     options += [_DELETE if len(selected) == 1 else f"{_DELETE} {len(selected)}"]
-    said = None if len(picked) == 1 else "Pick one alone to train from it or to export it."
+    said = None if len(picked) == 1 else "Pick one alone to train from it, export or quantize it."
     st.menu_button("More", options, key="ck_more", on_click=_chosen, args=(picked, selected), help=said)
 
 
@@ -105,8 +107,8 @@ def _chosen(picked: Sequence[Entry], selected: Sequence[Entry]) -> None:
     refs = [entry.ref for entry in picked]
     if choice == _WORDS:
         dialogs.ask("words", refs)
-    elif choice == _EXPORT:
-        dialogs.ask("export", refs)
+    elif choice in (_EXPORT, _QUANTIZE):
+        dialogs.ask("export" if choice == _EXPORT else "quantize", refs)
     elif choice.startswith(_DELETE):
         dialogs.ask("delete", [entry.ref for entry in selected])
     elif choice in (_FORK, _TUNE):
@@ -123,6 +125,8 @@ def open_dialog(found: Sequence[Entry]) -> None:
         delete_dialog(chosen, found)
     elif name == "export":
         export_dialog(chosen)
+    elif name == "quantize":
+        quantize_dialog(chosen)
     elif name == "import":
         import_dialog()
     elif name == "trash":
@@ -185,8 +189,16 @@ def commands(picked: Sequence[Entry]) -> None:
     lines += [f"dgsgpt annotate {e.ref} {'--no-star' if e.star else '--star'}" for e in picked]
     if len(picked) == 1:
         lines += [f"dgsgpt lineage {refs[0]}"]
-        lines += [f"dgsgpt fork {refs[0]} --set train.steps=N"] if picked[0].imported is None else []
-        lines += [f"dgsgpt train CONFIG --from {refs[0]}", f"dgsgpt export {refs[0]} FOLDER"]
+        lines += _further(picked[0])
     lines += [f"dgsgpt delete {ref}" for ref in refs]
     with st.expander("The same on the command line"):
         st.code("\n".join(lines), language="bash")
+
+
+def _further(entry: Entry) -> list[str]:
+    """What a checkpoint can become; a quantized one is only used."""
+    if entry.quantized is not None:
+        return []
+    fork = [f"dgsgpt fork {entry.ref} --set train.steps=N"] if entry.imported is None else []
+    others = (f"train CONFIG --from {entry.ref}", f"export {entry.ref} FOLDER", f"quantize {entry.ref} NAME --bits 8")
+    return [*fork, *(f"dgsgpt {words}" for words in others)]

@@ -141,6 +141,7 @@ def made_of(entry: Entry) -> None:
         ("Train time", fmt.duration(info("train_time_s"))),
         ("Size on disk", fmt.size(entry.info.bytes or None)),
         ("Seed", fmt.number(as_figure(entry.run.facts.get("seed")))),
+        ("Weights", entry.quantized or "as they were learned"),
         ("Begun from", str(parent) if parent else "scratch"),
     ]
     atoms.table(rows, "max-content minmax(0,1fr)", align="lr")
@@ -195,7 +196,8 @@ def one(entry: Entry) -> None:
     for name, draw in (("training", training), ("made", made_of), ("system", system)):
         with grid.cell(), st.container(key=f"ck_card_{name}", gap="xsmall"):
             draw(entry)
-    weights_view.card([Side("", entry, entry.run.color_slot)])
+    if entry.quantized is None:
+        weights_view.card([Side("", entry, entry.run.color_slot)])
 
 
 # ---------------------------------------------------------------- side by side
@@ -221,6 +223,7 @@ def many(picked: Sequence[Entry]) -> None:
     if compared:
         coloured_text.card(sides, compared.cut)
     write = same_prompt.draw(sides)
-    weights_view.card(sides)
+    if all(side.entry.quantized is None for side in sides):
+        weights_view.card(sides)
     for work in filter(None, (compare, write)):  # at the end, when all that is known already has been drawn
         work()

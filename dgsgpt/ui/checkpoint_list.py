@@ -19,7 +19,7 @@ from dgsgpt.checkpoint import CheckpointInfo, best_of, describe, verify
 from dgsgpt.errors import CheckpointError
 from dgsgpt.runs import Run
 
-OWN_TAGS = ("best", "demo", "imported")
+OWN_TAGS = ("best", "demo", "imported", "int8", "int4")
 _MAX_KNOWN = 20_000
 
 Stamp = tuple[tuple[str, int, int], ...]
@@ -69,10 +69,17 @@ class Entry:
         return told if isinstance(told, dict) else None
 
     @property
+    def quantized(self) -> str | None:
+        """`int8` or `int4` where its weights were rounded: it can be used, not trained."""
+        kind = self.info.metadata.get("quantized")
+        return kind if isinstance(kind, str) else None
+
+    @property
     def tags(self) -> list[str]:
-        """Short remarks: best of its run, of the demo, imported, then people's own."""
+        """Short remarks: best of its run, of the demo, imported, quantized, then people's own."""
         given = dict.fromkeys((*self.said.tags, *self.run_said.tags))
-        known = (self.best, self.run.is_demo, self.imported is not None)
+        rounded = (self.quantized == "int8", self.quantized == "int4")
+        known = (self.best, self.run.is_demo, self.imported is not None, *rounded)
         own = [tag for tag, on in zip(OWN_TAGS, known, strict=True) if on]
         return own + [tag for tag in given if tag not in own]
 

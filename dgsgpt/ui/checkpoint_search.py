@@ -17,6 +17,7 @@ FILTERS = {
     "starred": "Starred",
     "week": "This week",
     "imported": "Imported",
+    "quantized": "Quantized",
     "damaged": "Damaged",
 }
 WEEK_S = 7 * 86_400.0
@@ -32,6 +33,7 @@ def kept_by(entry: Entry, which: str, now: float) -> bool:
         "starred": entry.star,
         "week": now - entry.info.saved_at < WEEK_S,
         "imported": entry.imported is not None,
+        "quantized": entry.quantized is not None,
         "damaged": not entry.info.complete,
     }[which]
 

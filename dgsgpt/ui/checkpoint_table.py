@@ -85,7 +85,7 @@ def _colors(table: pd.DataFrame, palette: Palette) -> pd.DataFrame:
 
 def _columns(tags: Sequence[str], on_star: Callable[[], None]) -> dict[str, Any]:
     column = st.column_config
-    colors = ["blue", "gray", "violet"] + ["orange"] * len(tags)
+    colors = ["blue", "gray", "violet", "green", "green"] + ["orange"] * len(tags)
     return {
         "star": column.ButtonColumn("★", width=42, type="tertiary", on_click=on_star, key=STAR_CLICK),
         "run": column.TextColumn("Run", width=180),

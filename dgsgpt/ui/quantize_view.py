@@ -1,0 +1,240 @@
+"""The dialog that rounds a checkpoint's weights: what it costs and gains is measured and shown before it is kept."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from dgsgpt import format as fmt
+from dgsgpt.errors import DgsgptError
+from dgsgpt.runs import RUN_ID
+from dgsgpt.ui import atoms, dialogs, engines, state
+from dgsgpt.ui import checkpoint_table as table
+from dgsgpt.ui.atoms import Html, markup
+from dgsgpt.ui.checkpoint_list import Entry, as_figure, told
+
+if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
+
+    from dgsgpt.quantization.judging import Judgement
+
+KINDS = {"int8": "8 bits", "int4": "4 bits"}
+GROUPS: dict[str, tuple[int | None, ...]] = {"int8": (None, 32, 64, 128, 256), "int4": (32, 64, 128, 256)}
+INSTALL = 'pip install "dgsgpt[lowbit]"'
+_FRAME_S = 0.1
+_COLUMNS = "minmax(110px,1fr) 78px 78px 82px minmax(0,150px)"
+_PARTS = "minmax(0,1fr) 62px 76px 76px minmax(0,1.6fr)"
+
+
+def name_problem(name: str) -> str | None:
+    """Why a run cannot have this name; None when it can."""
+    if not RUN_ID.fullmatch(name):
+        return "A name is 1 to 64 letters, digits, '.', '_' or '-', and begins with a letter or digit."
+    if (state.root() / name).exists():
+        return f"{name} is there already; choose another name."
+    return None
+
+
+def command(entry: Entry, name: str, kind: str, group: int | None) -> str:
+    """The command that does the same."""
+    size = [] if group == GROUPS[kind][0] else ["--group-size", str(group)]
+    return shlex.join(["dgsgpt", "quantize", entry.ref, name, "--bits", kind.removeprefix("int"), *size])
+
+
+# ---------------------------------------------------------------- the dialog
+@st.dialog("Quantize", width="large", on_dismiss=dialogs.close)
+def quantize_dialog(picked: list[Entry]) -> None:
+    """How many bits, what that does to the model, and under which name to keep it."""
+    if not picked:
+        atoms.para("It is not there any more.")
+        return
+    entry = picked[0]
+    atoms.para(
+        f"{entry.label}: the matrices of its blocks are rounded to fewer bits. What that costs and gains is measured "
+        "on this machine first; nothing is kept before you say so, and this checkpoint stays as it is."
+    )
+    kind, group = _choose()
+    found: dict[tuple[str, int | None], Judgement] = dialogs.kept().setdefault("judged", {})
+    judged = found.get((kind, group))
+    asked = bool(dialogs.kept().pop("asked", False))
+    if judged is not None:
+        _results(judged)
+        _keep_field(entry, kind, group, judged)
+        return
+    if problem := dialogs.problems().get("quantize"):
+        atoms.error_card(problem, "Nothing was kept.")
+    st.code(command(entry, f"{entry.run.id}-{kind}"[:64], kind, group), language="bash", wrap_lines=True)
+    slot = _press(asked)
+    if asked:
+        _measure(entry, kind, group, slot)
+        st.rerun(scope="app")
+
+
+def _choose() -> tuple[str, int | None]:
+    with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
+        kind = st.segmented_control(
+            "Bits of a weight", list(KINDS), default="int8", required=True, format_func=KINDS.__getitem__,
+            key="ck_quantize_kind",
+        ) or "int8"  # fmt: skip
+        group = st.selectbox(
+            "Weights that share a scale", GROUPS[kind], key=f"ck_quantize_group_{kind}", width=190,
+            format_func=lambda size: "a row" if size is None else str(size),
+            help="Fewer are closer to the original and take more bytes.",
+        )  # fmt: skip
+    return kind, group
+
+
+def _press(running: bool) -> DeltaGenerator:
+    """Measure, or Stop while it runs; returns where progress is shown."""
+    slot = st.empty()
+    if running:  # its press needs no answer: any press ends the work at the next thing that is drawn
+        st.button("Stop", icon=":material/stop:", key="ck_quantize_stop")
+        return slot
+    missing = find_spec("torchao") is None
+    if missing:
+        atoms.note(f"Quantizing needs torchao, which is not here: {INSTALL}", role="warn")
+    st.button(
+        "Measure", type="primary", icon=":material/straighten:", key="ck_quantize_measure", disabled=missing,
+        on_click=_ask, help=INSTALL if missing else None,
+    )  # fmt: skip
+    return slot
+
+
+def _ask() -> None:
+    dialogs.kept()["asked"] = True
+
+
+def _measure(entry: Entry, kind: str, group: int | None, slot: DeltaGenerator) -> None:
+    """Judge one choice; the result, or what is wrong, stays in the dialog."""
+    import torch
+
+    from dgsgpt.evaluation import validation_text
+    from dgsgpt.quantization.judging import judge
+
+    drawn = 0.0
+
+    def report(stage: str, share: float) -> None:
+        nonlocal drawn
+        if time.monotonic() - drawn >= _FRAME_S or share in (0.0, 1.0):
+            drawn = time.monotonic()
+            slot.progress(min(1.0, share), text=f"{stage}…")
+
+    dialogs.problem("quantize", None)
+    report("opening the checkpoint", 0.0)
+    try:
+        with engines.opened(entry.info.path) as engine, engine.turn(lambda: report("waiting for another user", 0.0)):
+            data = engine.checkpoint.config.data
+            text = validation_text(data.corpus, data.val_fraction)
+            name = f"{data.corpus}, validation split"
+            made = judge(engine.checkpoint, kind, group, text=text, name=name, progress=report)
+    except DgsgptError as error:
+        dialogs.problem("quantize", told(error, entry))
+    except (MemoryError, torch.OutOfMemoryError):
+        dialogs.problem("quantize", "not enough memory for both models; stop a run or close another program")
+    else:
+        dialogs.kept().setdefault("judged", {})[kind, group] = made
+
+
+# ---------------------------------------------------------------- what was measured
+def _results(judged: Judgement) -> None:
+    from dgsgpt.quantization import words
+
+    kind = judged.quantized.plan.kind
+    rows = [
+        (row.name.capitalize(), row.before, atoms.bold(row.after), _difference(row), atoms.text(row.range, "ink3"))
+        for row in words.rows(judged)
+    ]
+    atoms.head("Before and after", note="on this machine")
+    atoms.table(rows, _COLUMNS, ["", "before", kind, "difference", "95 % interval, or turn by turn"], align="lrrrr")
+    for sentence in words.sentences(judged):
+        atoms.note(sentence)
+    with st.expander("Which weights"):
+        parts = [
+            (
+                part.name, fmt.si(part.weights), fmt.size(part.before_bytes),
+                fmt.size(part.after_bytes) if part.quantized else atoms.text("as it was", "ink3"),
+                atoms.text(part.note, "ink3"),
+            )
+            for part in judged.quantized.parts
+        ]  # fmt: skip
+        atoms.table(parts, _PARTS, ["", "weights", "before", kind, ""], align="lrrrl")
+
+
+def _difference(row: Any) -> Html:
+    """A difference with sign and colour; a factor has no arrow of its own."""
+    if row.difference.startswith("×") and row.better is not None:
+        return atoms.text(row.difference, "good" if row.better else "bad", bold=True)
+    return atoms.delta(row.difference, row.better)
+
+
+def _keep_field(entry: Entry, kind: str, group: int | None, judged: Judgement) -> None:
+    name = st.text_input("Keep it as", f"{entry.run.id}-{kind}"[:64], key=f"ck_quantize_name_{entry.ref}_{kind}") or ""
+    name = name.strip()
+    problem = name_problem(name)
+    if problem:
+        atoms.field_error(problem)
+    if "keep" in dialogs.problems():
+        atoms.error_card(dialogs.problems()["keep"], "Nothing was kept.")
+    st.code(command(entry, name or "NAME", kind, group), language="bash", wrap_lines=True)
+    with st.container(horizontal=True, gap="xsmall"):
+        keep = st.button(
+            "Keep it", type="primary", icon=":material/save:", key="ck_quantize_keep", disabled=bool(problem)
+        )
+        leave = st.button("Discard", key="ck_quantize_no")
+    if leave:
+        dialogs.close()
+        st.rerun()
+    if keep:
+        _keep(entry, name, kind, group, judged)
+        st.rerun(scope="app")
+
+
+def _keep(entry: Entry, name: str, kind: str, group: int | None, judged: Judgement) -> None:
+    """Keep it as a run, which is then picked."""
+    from dgsgpt.quantization.keep import keep
+
+    dialogs.problem("keep", None)
+    try:
+        kept = keep(entry.info.path, state.root(), name, kind, group, judged)
+    except DgsgptError as error:
+        dialogs.problem("keep", told(error, entry))
+    else:
+        table.repick([f"{kept.run.id}@{entry.step}"])
+        dialogs.close()
+
+
+# ---------------------------------------------------------------- on the page of a quantized one
+def line(entry: Entry) -> None:
+    """What a quantized checkpoint was made of, and what was measured when it was."""
+    if entry.quantized is None:
+        return
+    made = entry.info.metadata.get("quantization")
+    made = made if isinstance(made, dict) else {}
+    before, after = as_figure(made.get("before_bytes")), as_figure(made.get("after_bytes"))
+    parts = [f"weights {fmt.size(before)} → {fmt.size(after)}"] if before and after else []
+    judged = made.get("judged")
+    parts += _judged(judged) if isinstance(judged, dict) else []
+    atoms.note(markup("{} To be used, not trained. {}", atoms.tag(entry.quantized, "accent"), " · ".join(parts)))
+
+
+def _judged(judged: dict[str, Any]) -> list[str]:
+    """The figures of a kept judgement, as far as they are figures."""
+    found = []
+    bits, speed = judged.get("bpb"), judged.get("tokens_per_s")
+    if isinstance(bits, dict):
+        full, made, gap, low, high = (
+            as_figure(bits.get(key)) for key in ("full", "quantized", "difference", "low", "high")
+        )
+        told_interval = f"{fmt.signed(gap)}, 95 % interval {fmt.signed(low)} to {fmt.signed(high)}"
+        found.append(f"bits per byte {fmt.loss(full)} → {fmt.loss(made)} ({told_interval})")
+    if isinstance(speed, dict) and isinstance(speed.get("device"), str):
+        factor = fmt.number(as_figure(speed.get("ratio")), 2)
+        found.append(f"{factor} times as fast on {speed['device'][:60]} when it was made")
+    return found
+
+
+__all__ = ["command", "line", "name_problem", "quantize_dialog"]
