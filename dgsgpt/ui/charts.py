@@ -35,31 +35,32 @@ def fig(palette: Palette, height: int, **layout: Any) -> go.Figure:
         "zeroline": False, "automargin": False, "title": title,
         "tickfont": {"size": 11, "color": palette["ink3"]}, "exponentformat": "B",
     }  # fmt: skip
-    figure = go.Figure()
-    figure.update_layout(
-        template="none",
-        height=height,
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": SANS, "size": 12, "color": palette["ink2"]},
-        margin={"l": 40, "r": 10, "t": 6, "b": 24},
-        separators=".\u202f",
-        showlegend=False,
-        hovermode="x unified",
-        hoverlabel={
+    base: dict[str, Any] = {
+        "template": "none",
+        "height": height,
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": SANS, "size": 12, "color": palette["ink2"]},
+        "margin": {"l": 40, "r": 10, "t": 6, "b": 24},
+        "separators": ".\u202f",
+        "showlegend": False,
+        "hovermode": "x unified",
+        "hoverlabel": {
             "bgcolor": palette["bg"],
             "bordercolor": palette["line"],
             "font": {"size": 12, "color": palette["ink"], "family": SANS},
         },
-        xaxis={
+        "xaxis": {
             **axis, "showgrid": False, "showline": True, "linecolor": palette["line"], "ticks": "outside",
             "ticklen": 3, "tickcolor": palette["line"], "nticks": 7,
             "spikecolor": palette["ink3"], "spikethickness": 1, "spikedash": "solid",
         },
-        yaxis={**axis, "gridcolor": palette["grid"], "gridwidth": 1, "nticks": 5, "showline": False, "ticks": ""},
-        modebar={"bgcolor": "rgba(0,0,0,0)", "color": palette["ink3"], "activecolor": palette["accent"]},
-    )  # fmt: skip
-    figure.update_layout(**layout)
+        "yaxis": {**axis, "gridcolor": palette["grid"], "gridwidth": 1, "nticks": 5, "showline": False, "ticks": ""},
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": palette["ink3"], "activecolor": palette["accent"]},
+    }  # fmt: skip
+    figure = go.Figure(layout=base)  # at once: updating an existing figure takes fifteen times as long
+    if layout:
+        figure.update_layout(**layout)
     return figure
 
 
