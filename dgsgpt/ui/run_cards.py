@@ -6,20 +6,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import streamlit as st
 
 from dgsgpt import format as fmt
 from dgsgpt.config import RunConfig
 from dgsgpt.hardware import Hardware
 from dgsgpt.launch import continue_run, pause_run, resume_run, save_now, stop_run
-from dgsgpt.metrics import decimate, ema
 from dgsgpt.runs import Run, Status
 from dgsgpt.supervise import PAUSE_FILE, SAVE_FILE
 from dgsgpt.ui import atoms, state
 from dgsgpt.ui.atoms import Html, bold, join, markup, text
 from dgsgpt.ui.feature_costs import reach
-from dgsgpt.ui.loss_chart import default_smoothing
 from dgsgpt.ui.theme import c, run_color
 
 
@@ -99,7 +96,7 @@ def row(run: Run, status: Status) -> tuple[Html, ...]:
     name = markup(_NAME, atoms.run_name(run.id, run_color(run.color_slot)), outcome(run, status))
     took = fmt.duration(status.elapsed_s) if status.elapsed_s else ""
     when = ", ".join(filter(None, (fmt.ago(status.heartbeat_at or run.created_at, now()), took)))
-    val = atoms.esc(fmt.loss(state.metrics(run).last("loss/val")))
+    val = atoms.esc(fmt.loss(state.summary(run).last.get("loss/val")))
     return atoms.pill(status.state), name, loss_spark(run), val, text(when, "ink3")
 
 
@@ -127,11 +124,9 @@ def progress(status: Status, now: float, aside: object = "", *, wide: bool = Fal
 
 def loss_spark(run: Run, *, width: int = 120, height: int = 20, fill: bool = False, style: str = "") -> Html:
     """The smoothed training loss as a small curve in the run's colour; a dash when there is none yet."""
-    losses = state.metrics(run).column("loss/train")
-    if len(losses) < 2:
+    shown = state.sparkline(run)
+    if not shown:
         return text(fmt.MISSING, "ink3")
-    smooth = ema(losses, default_smoothing(state.config(run)))
-    _, shown = decimate(np.arange(len(smooth)), smooth, width)
     return atoms.spark(
         shown, run_color(run.color_slot), width=width, height=height, fill=fill, style=style or f"width:{width - 10}px"
     )
@@ -147,10 +142,9 @@ _RUNNING = (
 
 def running(run: Run, status: Status) -> Html:
     """A live run at a glance: name, curve, losses, progress."""
-    metrics, plan = state.metrics(run), state.planned(run)
-    losses = ema(metrics.column("loss/train"), default_smoothing(state.config(run)))
-    val, speed = metrics.last("loss/val"), metrics.last("perf/tokens_per_s")
-    best = val is not None and val <= metrics.column("loss/val").min()
+    summary, plan = state.summary(run), state.planned(run)
+    losses, val, speed = summary.spark, summary.last.get("loss/val"), summary.last.get("perf/tokens_per_s")
+    best = val is not None and val == summary.best_val
     facts = [f"{fmt.si(plan.params)} params" if plan else "", corpus_name(state.config(run))]
     facts.append(f"{fmt.si(speed)} tok/s" if speed else status.message)
     return markup(
@@ -159,7 +153,7 @@ def running(run: Run, status: Status) -> Html:
         text(run.id, px=16, bold=True),
         text(" · ".join(filter(None, facts)), "ink3", px=13),
         loss_spark(run, width=260, height=48, fill=True, style="width:100%"),
-        text(fmt.loss(losses[-1] if len(losses) else None), px=23, bold=True),
+        text(fmt.loss(losses[-1] if losses else summary.last.get("loss/train")), px=23, bold=True),
         text("train loss", "ink3"),
         text(f"val {fmt.loss(val)}{', best so far' if best else ''}", "ink2", px=13),
         progress(status, now(), wide=True),
