@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-_BLOCK = 64  # values whose moving averages are one product of matrices
+_NEGLIGIBLE = 1e-150  # share of a value in a moving average
 
 
 def smoothing_for(points: float) -> float:
@@ -28,18 +28,12 @@ def ema(values: np.ndarray, weight: float) -> np.ndarray:
 
 
 def _decayed_sums(x: np.ndarray, weight: float) -> np.ndarray:
-    """`s[t] = x[t] + weight * s[t - 1]`, by blocks at once and then the same over the blocks' last sums."""
-    n = len(x)
-    padded: np.ndarray = np.zeros(-(-n // _BLOCK) * _BLOCK)
-    padded[:n] = x
-    ages = np.arange(_BLOCK)[None, :] - np.arange(_BLOCK)[:, None]
-    decay = np.where(ages >= 0, weight ** np.maximum(ages, 0).astype(float), 0.0)
-    sums = padded.reshape(-1, _BLOCK) @ decay
-    if len(sums) > 1:
-        before = _decayed_sums(sums[:, -1], weight**_BLOCK)[:-1]
-        sums[1:] += before[:, None] * weight ** np.arange(1.0, _BLOCK + 1)
-    result: np.ndarray = sums.ravel()[:n]
-    return result
+    """`s[t] = x[t] + weight * s[t - 1]`, each pass reaching back twice as far as the one before."""
+    sums, reach, decay = x.copy(), 1, weight
+    while reach < len(x) and decay > _NEGLIGIBLE:
+        sums[reach:] += decay * sums[:-reach]
+        reach, decay = 2 * reach, decay * decay
+    return sums
 
 
 def decimate(x: np.ndarray, y: np.ndarray, max_points: int) -> tuple[np.ndarray, np.ndarray]:
