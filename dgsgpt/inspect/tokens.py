@@ -2,8 +2,8 @@
 
 They are the model's own, at temperature 1 and before any filter, from the context that the generation had there: the
 prompt cut to the context, and a context begun anew on its last half whenever it was full, where it has an end at all
-(see `dgsgpt.generation.context`). A context is read once, in parts, however many tokens were written from it; so all of a
-long text costs about twice its length.
+(see `dgsgpt.generation.context`). A context is read once, in parts, however many tokens were written from it; so all
+of a long text costs about twice its length.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from dgsgpt.ui.atoms import Html, markup
 from dgsgpt.ui.checkpoint_table import Entry, by_ref
 from dgsgpt.ui.playground_prompt import Asked, ask, edit
 from dgsgpt.ui.playground_view import Output, heading_html, remark_html, shown_prompt, text_html, unread
-from dgsgpt.ui.theme import c
+from dgsgpt.ui.theme import c, run_color
 
 if TYPE_CHECKING:
     from dgsgpt.data.tokenizer import Tokenizer
@@ -78,8 +78,10 @@ def cards(outputs: Sequence[Output], found: Sequence[Entry], writing: Sequence[i
     grid = st.grid(min(2, len(outputs)), min_column_width=400, border=True)
     drawers = []
     for i, (output, entry) in enumerate(zip(outputs, entries, strict=True)):
+        if entry is not None:
+            output.color = run_color(entry.run.color_slot)  # the page may have become light or dark since
         with grid.cell(), st.container(key=f"pg_card_out_{i}", gap="xsmall"):
-            drawers.append(_card(i, output, entry, i in writing, mark))
+            drawers.append(_card(i, output, entry, i in writing, output.branched_at if mark is None else mark))
     return drawers
 
 
@@ -125,7 +127,10 @@ def _remark(output: Output) -> str:
     stats = output.stats
     if output.busy or stats is None or not stats.ids:
         return output.remark()
-    return f"{fmt.plural(len(stats.ids), 'token')} · {output.remark()}"
+    parts = [fmt.plural(len(stats.ids), "token"), output.remark()]
+    if output.branched_at is not None:
+        parts.append(f"branched at token {fmt.number(output.branched_at + 1)}")
+    return " · ".join(parts)
 
 
 # ---------------------------------------------------------------- what can be done

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _FRAME_S, _SLOW_FRAME_S = 0.05, 0.25
 _LONG_TEXT = 20_000
 _MOST_BEFORE = 20  # texts that can be gone back to
-SHOWN_PROMPT = 2_000  # characters of a prompt that are shown before what was written
+SHOWN_PROMPT = 600  # characters of a prompt that are shown before what was written
 _ENDS = {
     "length": "as long as asked for",
     "end_of_text": "the model ended the text",
@@ -63,6 +63,7 @@ class Output:
     choices: list[Choice] | None = None  # what else could have stood at each token; None while that is not read
     looking: bool = False
     before: Output | None = None  # the text that this one continues or branches from
+    branched_at: int | None = None  # the token that was chosen in place of another
 
     def headline(self) -> str:
         """Speed, time to the first token and mean log p, e.g. `118 tok/s · first 24 ms · −2.41 nats/token`."""
@@ -210,7 +211,9 @@ def branched(output: Output, at: int, token: int, text: str, settings: dict[str,
     nats = [-math.log(max(share, 1e-300)) for other, share in choices[at].likeliest if other == token]
     if not nats:
         return None
-    return _following(output, settings, [*stats.ids[:at], token], [*stats.nats[:at], nats[0]], text)
+    made = _following(output, settings, [*stats.ids[:at], token], [*stats.nats[:at], nats[0]], text)
+    made.branched_at = at
+    return made
 
 
 def _following(

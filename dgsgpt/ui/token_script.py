@@ -155,9 +155,17 @@ function press(box, event) {
   event.stopPropagation();
 }
 
+// What comes under a resting mouse, because the page changed, was not pointed at.
+function moved(box, event) {
+  const before = box.mouse;
+  box.mouse = event.screenX + "," + event.screenY;
+  return box.mouse !== before;
+}
+
 function listen(box) {
   box.addEventListener("keydown", (event) => press(box, event));
   box.addEventListener("click", (event) => {
+    moved(box, event);
     const at = place(box, event.target);
     if (at < 0) return;
     const again = box.pinned && box.at === at;
@@ -166,7 +174,7 @@ function listen(box) {
   });
   box.addEventListener("mouseover", (event) => {
     const at = place(box, event.target);
-    if (at >= 0 && !box.pinned) later(box, () => open(box, at, false));
+    if (moved(box, event) && at >= 0 && !box.pinned) later(box, () => open(box, at, false));
   });
   box.addEventListener("mouseout", (event) => {
     if (place(box, event.target) >= 0 && !box.pinned) later(box, () => close(box));

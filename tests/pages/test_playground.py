@@ -182,6 +182,8 @@ def test_a_branch_is_written_and_back_gives_the_text_before(open_page: OpenPage,
     assert branched.stats.ids[:4] == [*first.stats.ids[:3], token]
     assert len(branched.stats.ids) == 4 + 8
     assert "".join(told(app)["texts"]) == branched.text
+    assert told(app)["mark"] == 3
+    assert "branched at token 4" in html_of(app)
     button(app, "Back").click().run()
     assert app.session_state["pg_outputs"][0].text == first.text
     assert "Back" not in labels(app)
