@@ -31,7 +31,6 @@ _SHOWN_LINES = 14
 # ---------------------------------------------------------------- name
 def name_field(bench: Workbench, name: RunName) -> None:
     """The run's name; empty means the suggested one."""
-    h(markup('<div id="{}" style="scroll-margin-top:5rem"></div>', ANCHOR))
     key = "run_name"
     if st.session_state.get(key) != bench.name:
         st.session_state[key] = bench.name
@@ -67,8 +66,11 @@ def figures(outlook: Outlook | None, machine: Hardware) -> None:
         )
         for label, value, aside in cells
     )  # fmt: skip
-    grid = '<div style="display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:10px 14px">{}</div>'
-    h(markup(grid, drawn))
+    grid = (
+        '<div id="{}" style="scroll-margin-top:10rem;display:grid;gap:10px 14px;'
+        'grid-template-columns:repeat(auto-fit,minmax(min(200px,42%),1fr))">{}</div>'
+    )
+    h(markup(grid, ANCHOR, drawn))
 
 
 def _figures(outlook: Outlook, machine: Hardware) -> list[tuple[str, str]]:
