@@ -57,7 +57,17 @@ def _digits(value: float) -> int:
 
 
 def sentences(judged: Judgement) -> list[str]:
-    """What was found, and how: the loss, what stays as it was, the speed, the text."""
+    """What was found, and how."""
+    return [*findings(judged), *method(judged)]
+
+
+def findings(judged: Judgement) -> list[str]:
+    """The loss, the bytes that stay as they were, the speed."""
+    return [_loss(judged), _rest(judged), _speed(judged)]
+
+
+def method(judged: Judgement) -> list[str]:
+    """On what and how it was measured, and what must be said with it."""
     comparison, speed = judged.comparison, judged.speed
     text = (
         f"Judged on {judged.text}: {comparison.text_rule}, {fmt.number(comparison.tokens)} tokens, "
@@ -68,7 +78,8 @@ def sentences(judged: Judgement) -> list[str]:
         + (f" with {fmt.plural(speed.threads, 'thread')}" if speed.device == "cpu" else "")
         + ", one token at a time."
     )
-    return [_loss(judged), _rest(judged), _speed(judged), text, turns, *comparison.warnings]
+    warnings = [f"{warning[:1].upper()}{warning[1:]}." for warning in comparison.warnings]
+    return [text, turns, *warnings]
 
 
 def _loss(judged: Judgement) -> str:
@@ -96,4 +107,4 @@ def _speed(judged: Judgement) -> str:
     return f"It writes {'faster' if row.better else 'slower'} here: {row.difference} ({row.range}, turn by turn)."
 
 
-__all__ = ["Row", "rows", "sentences"]
+__all__ = ["Row", "findings", "method", "rows", "sentences"]

@@ -21,6 +21,7 @@ from dgsgpt.ui import (
     comparison,
     engines,
     paired_run,
+    quantize_view,
     same_prompt,
     side_by_side,
     theme,
@@ -142,7 +143,7 @@ def made_of(entry: Entry) -> None:
         ("Size on disk", fmt.size(entry.info.bytes or None)),
         ("Seed", fmt.number(as_figure(entry.run.facts.get("seed")))),
         ("Weights", entry.quantized or "as they were learned"),
-        ("Begun from", str(parent) if parent else "scratch"),
+        ("Begun from", f"{parent.get('run')}, step {parent.get('step')}" if isinstance(parent, dict) else "scratch"),
     ]
     atoms.table(rows, "max-content minmax(0,1fr)", align="lr")
 
@@ -191,7 +192,7 @@ def sources(picked: Sequence[Entry]) -> None:
 
 def one(entry: Entry) -> None:
     """Everything known of one checkpoint."""
-    kpis(entry)
+    (kpis if entry.quantized is None else quantize_view.kpis)(entry)
     grid = st.grid(3, min_column_width=380, border=True)
     for name, draw in (("training", training), ("made", made_of), ("system", system)):
         with grid.cell(), st.container(key=f"ck_card_{name}", gap="xsmall"):

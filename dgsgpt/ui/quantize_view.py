@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from dgsgpt.errors import DgsgptError
 from dgsgpt.runs import RUN_ID
 from dgsgpt.ui import atoms, dialogs, engines, state
 from dgsgpt.ui import checkpoint_table as table
-from dgsgpt.ui.atoms import Html, markup
+from dgsgpt.ui.atoms import Html, Kpi, markup
 from dgsgpt.ui.checkpoint_list import Entry, as_figure, told
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from dgsgpt.quantization.judging import Judgement
 
 KINDS = {"int8": "8 bits", "int4": "4 bits"}
-GROUPS: dict[str, tuple[int | None, ...]] = {"int8": (None, 32, 64, 128, 256), "int4": (32, 64, 128, 256)}
+A_ROW = 0
+GROUPS = {"int8": (A_ROW, 32, 64, 128, 256), "int4": (32, 64, 128, 256)}
 INSTALL = 'pip install "dgsgpt[lowbit]"'
 _FRAME_S = 0.1
 _COLUMNS = "minmax(110px,1fr) 78px 78px 82px minmax(0,150px)"
@@ -41,7 +43,7 @@ def name_problem(name: str) -> str | None:
 
 def command(entry: Entry, name: str, kind: str, group: int | None) -> str:
     """The command that does the same."""
-    size = [] if group == GROUPS[kind][0] else ["--group-size", str(group)]
+    size = [] if group is None or group == GROUPS[kind][0] else ["--group-size", str(group)]
     return shlex.join(["dgsgpt", "quantize", entry.ref, name, "--bits", kind.removeprefix("int"), *size])
 
 
@@ -75,31 +77,33 @@ def quantize_dialog(picked: list[Entry]) -> None:
 
 
 def _choose() -> tuple[str, int | None]:
-    with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
+    with st.container(horizontal=True, gap="small", vertical_alignment="top"):
         kind = st.segmented_control(
             "Bits of a weight", list(KINDS), default="int8", required=True, format_func=KINDS.__getitem__,
             key="ck_quantize_kind",
         ) or "int8"  # fmt: skip
         group = st.selectbox(
             "Weights that share a scale", GROUPS[kind], key=f"ck_quantize_group_{kind}", width=190,
-            format_func=lambda size: "a row" if size is None else str(size),
+            format_func=lambda size: "a row" if size == A_ROW else str(size),
             help="Fewer are closer to the original and take more bytes.",
         )  # fmt: skip
-    return kind, group
+    return kind, None if group == A_ROW else group
 
 
 def _press(running: bool) -> DeltaGenerator:
     """Measure, or Stop while it runs; returns where progress is shown."""
     slot = st.empty()
-    if running:  # its press needs no answer: any press ends the work at the next thing that is drawn
-        st.button("Stop", icon=":material/stop:", key="ck_quantize_stop")
-        return slot
+    if running:
+        slot.progress(0.0, text="opening the checkpoint…")  # before torch is imported
     missing = find_spec("torchao") is None
     if missing:
         atoms.note(f"Quantizing needs torchao, which is not here: {INSTALL}", role="warn")
+    # One key for both, so that the one takes the other's place at once. A press of Stop needs no answer: any press ends
+    # the work at the next thing that is drawn.
     st.button(
-        "Measure", type="primary", icon=":material/straighten:", key="ck_quantize_measure", disabled=missing,
-        on_click=_ask, help=INSTALL if missing else None,
+        "Stop" if running else "Measure", type="secondary" if running else "primary",
+        icon=":material/stop:" if running else ":material/straighten:", key="ck_quantize_measure", disabled=missing,
+        on_click=None if running else _ask, help=INSTALL if missing else None,
     )  # fmt: skip
     return slot
 
@@ -124,7 +128,6 @@ def _measure(entry: Entry, kind: str, group: int | None, slot: DeltaGenerator) -
             slot.progress(min(1.0, share), text=f"{stage}…")
 
     dialogs.problem("quantize", None)
-    report("opening the checkpoint", 0.0)
     try:
         with engines.opened(entry.info.path) as engine, engine.turn(lambda: report("waiting for another user", 0.0)):
             data = engine.checkpoint.config.data
@@ -150,8 +153,8 @@ def _results(judged: Judgement) -> None:
     ]
     atoms.head("Before and after", note="on this machine")
     atoms.table(rows, _COLUMNS, ["", "before", kind, "difference", "95 % interval, or turn by turn"], align="lrrrr")
-    for sentence in words.sentences(judged):
-        atoms.note(sentence)
+    atoms.para(markup("{}", atoms.join(markup("<div>{}</div>", found) for found in words.findings(judged))))
+    atoms.note(" ".join(words.method(judged)))
     with st.expander("Which weights"):
         parts = [
             (
@@ -209,32 +212,47 @@ def _keep(entry: Entry, name: str, kind: str, group: int | None, judged: Judgeme
 
 # ---------------------------------------------------------------- on the page of a quantized one
 def line(entry: Entry) -> None:
-    """What a quantized checkpoint was made of, and what was measured when it was."""
-    if entry.quantized is None:
-        return
-    made = entry.info.metadata.get("quantization")
-    made = made if isinstance(made, dict) else {}
+    """What a quantized checkpoint is good for."""
+    if entry.quantized is not None:
+        said = "Rounded weights: to write with and to judge, not to train or export."
+        atoms.note(markup("{} {}", atoms.tag(entry.quantized, "accent"), said))
+
+
+def kpis(entry: Entry) -> None:
+    """Its figures beside those of the model it was made of, as they were measured when it was made."""
+    made = _section(entry.info.metadata, "quantization")
+    judged = _section(made, "judged")
+    bits, speed = _section(judged, "bpb"), _section(judged, "tokens_per_s")
     before, after = as_figure(made.get("before_bytes")), as_figure(made.get("after_bytes"))
-    parts = [f"weights {fmt.size(before)} → {fmt.size(after)}"] if before and after else []
-    judged = made.get("judged")
-    parts += _judged(judged) if isinstance(judged, dict) else []
-    atoms.note(markup("{} To be used, not trained. {}", atoms.tag(entry.quantized, "accent"), " · ".join(parts)))
+    params = entry.figure("params")
+    atoms.kpis(
+        [
+            Kpi("Bits per byte", fmt.loss(as_figure(bits.get("quantized"))), delta=_from(bits)),
+            Kpi("Weights", fmt.size(after), delta=f"from {fmt.size(before)}" if before else fmt.MISSING),
+            Kpi("Speed", f"× {fmt.number(as_figure(speed.get('ratio')), 2)}", "when it was made", delta=_turns(speed)),
+            Kpi("Parameters", fmt.si(params), delta=f"{fmt.si(entry.figure('tokens'))} tokens seen"),
+        ],
+        205,
+    )  # fmt: skip
 
 
-def _judged(judged: dict[str, Any]) -> list[str]:
-    """The figures of a kept judgement, as far as they are figures."""
-    found = []
-    bits, speed = judged.get("bpb"), judged.get("tokens_per_s")
-    if isinstance(bits, dict):
-        full, made, gap, low, high = (
-            as_figure(bits.get(key)) for key in ("full", "quantized", "difference", "low", "high")
-        )
-        told_interval = f"{fmt.signed(gap)}, 95 % interval {fmt.signed(low)} to {fmt.signed(high)}"
-        found.append(f"bits per byte {fmt.loss(full)} → {fmt.loss(made)} ({told_interval})")
-    if isinstance(speed, dict) and isinstance(speed.get("device"), str):
-        factor = fmt.number(as_figure(speed.get("ratio")), 2)
-        found.append(f"{factor} times as fast on {speed['device'][:60]} when it was made")
-    return found
+def _section(values: Mapping[str, Any], key: str) -> dict[str, Any]:
+    found = values.get(key)
+    return found if isinstance(found, dict) else {}
 
 
-__all__ = ["command", "line", "name_problem", "quantize_dialog"]
+def _from(bits: Mapping[str, Any]) -> str:
+    full, low, high = (as_figure(bits.get(key)) for key in ("full", "low", "high"))
+    if full is None:
+        return "not measured"
+    return f"from {fmt.loss(full)}: {fmt.signed(low)} to {fmt.signed(high)}"
+
+
+def _turns(speed: Mapping[str, Any]) -> str:
+    device, low, high = speed.get("device"), as_figure(speed.get("ratio_low")), as_figure(speed.get("ratio_high"))
+    if not isinstance(device, str):
+        return "not measured"
+    return f"{fmt.number(low, 2)} to {fmt.number(high, 2)} on {device[:60]}"
+
+
+__all__ = ["command", "kpis", "line", "name_problem", "quantize_dialog"]
