@@ -103,6 +103,7 @@ class Contexts:
         self._lead = lead
         self._device = next(model.parameters()).device
         self._length = 0
+        self._token = torch.zeros(1, 1, dtype=torch.long, device=self._device)
         self._ids: list[list[int]] = [[] for _ in range(rows)]  # what a new beginning needs: none of an endless text
         self._cache = model.make_cache(rows, min((most for most in (self._limit, room) if most), default=None))
 
@@ -124,7 +125,7 @@ class Contexts:
         if self._limit is not None:
             new = self._anchored(new)
         self._length += len(new[0])
-        tokens = torch.tensor(new, device=self._device)
+        tokens = self._tensor(new)
         for part in tokens.split(max(1, _PREFILL_TOKENS // len(new)), dim=1):
             logits = self._forward(part)
         return logits
@@ -139,6 +140,12 @@ class Contexts:
         for ids, (some, _) in zip(self._ids, parts, strict=True):
             ids += some
         return [some for some, _ in parts]
+
+    def _tensor(self, new: Sequence[list[int]]) -> Tensor:
+        """`new` [B, T]; single tokens of one text always in the same place."""
+        if len(new) > 1 or len(new[0]) > 1:
+            return torch.tensor(new, device=self._device)
+        return self._token.fill_(new[0][0])
 
     # Only the forward pass is in inference mode: around a `yield` the mode would leak into the caller.
     @torch.inference_mode()

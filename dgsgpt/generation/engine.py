@@ -185,19 +185,20 @@ class Dice:
         self._generator = torch.Generator().manual_seed(seed)
         self._seen = torch.zeros(vocab_size, dtype=torch.bool)
         self._seen[prompt] = True
+        self._room = torch.empty(vocab_size, dtype=torch.float64)
 
     def skip(self, draws: int) -> None:
         """Let go of the noise of so many draws, as if they had been made."""
         if self._rules.temperature > 0:
             for _ in range(draws):
-                gumbel_noise(len(self._seen), self._generator)
+                gumbel_noise(len(self._seen), self._generator, self._room)
 
     def draw(self, logits: Tensor) -> tuple[int, float]:
         """The next token of a text, from logits [V] with a row for each of the model's tokens, and its -log p."""
-        own = logits[: len(self._seen)].cpu()
-        token = sample_token(own, self._rules, self._generator, self._seen)
+        own = logits[: len(self._seen)].to("cpu", torch.float64)
+        token = sample_token(own, self._rules, self._generator, self._seen, self._room)
         self._seen[token] = True
-        return token, float(torch.logsumexp(own.double(), 0) - own[token].double())
+        return token, float(torch.logsumexp(own, 0) - own[token])
 
 
 __all__ = [

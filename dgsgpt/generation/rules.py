@@ -37,6 +37,9 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
     if k >= len(logits):
         return logits
     last = torch.topk(logits, k).values[-1]
+    below = logits < last
+    if int(below.sum()) == len(logits) - k:  # nothing ties with the last one
+        return logits.masked_fill(below, -torch.inf)
     kept = logits > last
     ties = torch.nonzero(logits == last).flatten()[: k - int(kept.sum())]
     kept[ties] = True

@@ -103,11 +103,16 @@ def filter_logits(logits: Tensor, sampling: Sampling, seen: Tensor | None = None
 
 
 def sample_token(
-    logits: Tensor, sampling: Sampling, generator: torch.Generator | None = None, seen: Tensor | None = None
+    logits: Tensor,
+    sampling: Sampling,
+    generator: torch.Generator | None = None,
+    seen: Tensor | None = None,
+    room: Tensor | None = None,
 ) -> int:
     """One token id drawn from logits [V]; `generator` is a CPU generator, so a seed means the same on every device.
 
-    Each draw takes V numbers from the generator, whatever the filters are; at temperature 0 nothing is drawn.
+    Each draw takes V numbers from the generator, whatever the filters are; at temperature 0 nothing is drawn. `room`
+    [V] in float64 may be given for these, to be used again and again.
 
     Raises:
         DgsgptError: see `filter_logits`.
@@ -115,13 +120,13 @@ def sample_token(
     scores = filter_logits(logits, sampling, seen)
     if sampling.temperature == 0:
         return int(torch.argmax(scores))
-    return int(torch.argmax(scores + gumbel_noise(len(scores), generator)))
+    return int(torch.argmax(gumbel_noise(len(scores), generator, room).add_(scores)))
 
 
-def gumbel_noise(count: int, generator: torch.Generator | None = None) -> Tensor:
-    """Independent standard Gumbel numbers [count] in float64: -log(-log u) of u between 0 and 1."""
-    u = torch.rand(count, dtype=torch.float64, generator=generator)
-    return -torch.log(-torch.log(u.clamp_(min=_LEAST_UNIFORM)))
+def gumbel_noise(count: int, generator: torch.Generator | None = None, room: Tensor | None = None) -> Tensor:
+    """Independent standard Gumbel numbers [count] in float64, in `room` if given: -log(-log u) of u between 0 and 1."""
+    u = torch.rand(count, dtype=torch.float64, generator=generator, out=room)
+    return u.clamp_(min=_LEAST_UNIFORM).log_().neg_().log_().neg_()
 
 
 def check_number(name: str, value: object, least: float, most: float) -> None:

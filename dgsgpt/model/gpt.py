@@ -56,7 +56,7 @@ class Block(nn.Module):
         self.attn = Attention(config, windows, mixes_values=config.value_residual and later)
         self.norm2 = build_norm(config)
         self.mlp = build_moe(config, moe) if moe else build_mlp(config, config.hidden)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = nn.Dropout(config.dropout) if config.dropout else _drop_nothing
         self.share = _keep if config.value_residual and not later else _let_go
 
     def forward(self, x: Tensor, around: Surroundings, past: list[Past] | None = None) -> BlockOutput:
@@ -94,6 +94,10 @@ def build_block(config: ModelConfig, index: int, windows: Windows, sparse: bool)
     return Block(config, index, windows, moe)
 
 
+def _drop_nothing(x: Tensor) -> Tensor:
+    return x
+
+
 def _keep(values: Tensor) -> Tensor | None:
     return values
 
@@ -120,7 +124,7 @@ class GPT(nn.Module):
         self.embed = nn.Embedding(config.vocab_size, config.n_embd)
         self.ngram = build_ngrams(config)
         self.positions = build_positions(config)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = nn.Dropout(config.dropout) if config.dropout else _drop_nothing
         kinds = zip(layer_windows(config), layer_is_moe(config), strict=True)
         self.blocks = nn.ModuleList(
             build_block(config, i, windows, sparse) for i, (windows, sparse) in enumerate(kinds)
