@@ -30,9 +30,10 @@ def ema(values: np.ndarray, weight: float) -> np.ndarray:
 def _decayed_sums(x: np.ndarray, weight: float) -> np.ndarray:
     """`s[t] = x[t] + weight * s[t - 1]`, each pass reaching back twice as far as the one before."""
     sums, reach, decay = x.copy(), 1, weight
-    while reach < len(x) and decay > _NEGLIGIBLE:
-        sums[reach:] += decay * sums[:-reach]
-        reach, decay = 2 * reach, decay * decay
+    with np.errstate(over="ignore", invalid="ignore"):  # losses near the largest float: the curve has a gap there
+        while reach < len(x) and decay > _NEGLIGIBLE:
+            sums[reach:] += decay * sums[:-reach]
+            reach, decay = 2 * reach, decay * decay
     return sums
 
 

@@ -125,16 +125,16 @@ def read_blocks(
         f.seek(offset)
         pending = b""
         while piece := f.read(block):
-            whole, newline, rest = piece.rpartition(b"\n")
-            if not newline:
+            end = piece.rfind(b"\n") + 1
+            if not end:
                 pending += piece
             else:
-                lines = pending + whole + newline
+                lines = b"".join((pending, memoryview(piece)[:end]))
                 offset += len(lines)
                 if skipping:
                     lines, skipping = lines[lines.index(b"\n") :], False
                 yield lines, offset, False
-                pending = rest
+                pending = piece[end:]
             if skipping or len(pending) > max_line:
                 offset += len(pending)
                 pending, skipping = b"", True

@@ -91,7 +91,7 @@ def assert_equal(fast: Lines, slow: Lines) -> None:
 
 
 TRICKY = [
-    b'{"step": 1}{"step": 2}', b'{"step": 1\n"x": 2}\n{"step": 3}{"step": 4}', b'{"step": 1, "x": NaN}',
+    b'{"step": 1}{"step": 2}', b'{"step": 1}{"step": 2}\n{"step": 3, "x": {\n"y": 1}}', b'{"step": 1\n"x": 2}\n{"step": 3}{"step": 4}', b'{"step": 1, "x": NaN}',
     b'{"step": 1.0}',
     b'{"step": 1, "x": 1, "x": 2}', b'{"step": 1, "x": 01}', b'{"step": 1, "x": -0}', b'{"step": 1, "x": 1e400}',
     b'{"step": 1, "x": 12345678901234567891}', b'{"step": 9223372036854775808}', b' {"step": 1} ', b'{"step": 1}\r',
