@@ -158,7 +158,13 @@ def _place(segments: list[Segment], tree: Tree) -> list[Segment]:
         """The straight line first, then other texts, then what is short, so that it stands near."""
         segment = segments[at]
         straight = at == min(below[segment.parent], key=lambda one: _weight(segments[one], tree))
-        return not straight, segment.kind not in _TEXTS, extent[at], _ORDER.index(segment.kind), -tree[segment.nodes[0]].logprob
+        return (
+            not straight,
+            segment.kind not in _TEXTS,
+            extent[at],
+            _ORDER.index(segment.kind),
+            -tree[segment.nodes[0]].logprob,
+        )
 
     offsets = [0] * len(segments)  # rows below the parent
     taken: list[dict[int, int]] = [{} for _ in segments]  # the lowest row of each depth, from the segment's own
