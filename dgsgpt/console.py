@@ -155,7 +155,7 @@ def print_checkpoints(found: Sequence[CheckpointInfo]) -> None:
             c.metadata.get("bpb_val"),
             si(c.metadata.get("params")),
             size(c.bytes),
-            c.problem or "whole",
+            c.problem or c.metadata.get("quantized") or "whole",
         ]
         for c in found
     ]

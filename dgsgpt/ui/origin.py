@@ -55,9 +55,10 @@ def find(ref: str, how: str) -> Origin:
     """The checkpoint named by a link; an imported one can only be fine-tuned.
 
     Raises:
-        CheckpointError: there is none, or it is damaged as far as names and sizes tell.
+        CheckpointError: there is none, it is quantized, or it is damaged as far as names and sizes tell.
     """
     path = ck.find_checkpoint(ref, state.root())
+    ck.refuse_quantized(path, "trained")
     info = ck.describe(path)
     if info.problem:
         raise CheckpointError(f"{ref} is damaged ({info.problem}); choose another checkpoint")

@@ -227,12 +227,12 @@ def kpis(entry: Entry) -> None:
     params = entry.figure("params")
     atoms.kpis(
         [
-            Kpi("Bits per byte", fmt.loss(as_figure(bits.get("quantized"))), delta=_from(bits)),
+            Kpi("Bits per byte", fmt.loss(as_figure(bits.get("quantized"))), _before(bits), delta=_interval(bits)),
             Kpi("Weights", fmt.size(after), delta=f"from {fmt.size(before)}" if before else fmt.MISSING),
-            Kpi("Speed", f"× {fmt.number(as_figure(speed.get('ratio')), 2)}", "when it was made", delta=_turns(speed)),
+            Kpi("Speed", f"× {fmt.number(as_figure(speed.get('ratio')), 2)}", _device(speed), delta=_turns(speed)),
             Kpi("Parameters", fmt.si(params), delta=f"{fmt.si(entry.figure('tokens'))} tokens seen"),
         ],
-        205,
+        190,
     )  # fmt: skip
 
 
@@ -241,18 +241,30 @@ def _section(values: Mapping[str, Any], key: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _from(bits: Mapping[str, Any]) -> str:
-    full, low, high = (as_figure(bits.get(key)) for key in ("full", "low", "high"))
-    if full is None:
+def _before(bits: Mapping[str, Any]) -> str:
+    full = as_figure(bits.get("full"))
+    return "" if full is None else f"from {fmt.loss(full)}"
+
+
+def _interval(bits: Mapping[str, Any]) -> str:
+    low, high = as_figure(bits.get("low")), as_figure(bits.get("high"))
+    if low is None or high is None:
         return "not measured"
-    return f"from {fmt.loss(full)}: {fmt.signed(low)} to {fmt.signed(high)}"
+    digits = 4 if max(abs(low), abs(high)) >= 0.001 else 6
+    return f"{fmt.signed(low, digits)} to {fmt.signed(high, digits)}"
 
 
 def _turns(speed: Mapping[str, Any]) -> str:
-    device, low, high = speed.get("device"), as_figure(speed.get("ratio_low")), as_figure(speed.get("ratio_high"))
-    if not isinstance(device, str):
+    low, high = as_figure(speed.get("ratio_low")), as_figure(speed.get("ratio_high"))
+    if low is None or high is None:
         return "not measured"
-    return f"{fmt.number(low, 2)} to {fmt.number(high, 2)} on {device[:60]}"
+    said = "" if low > 1 or high < 1 else ": no difference"
+    return f"{fmt.number(low, 2)} to {fmt.number(high, 2)}{said}"
+
+
+def _device(speed: Mapping[str, Any]) -> str:
+    device = speed.get("device")
+    return f"on {device[:40]}" if isinstance(device, str) else ""
 
 
 __all__ = ["command", "kpis", "line", "name_problem", "quantize_dialog"]

@@ -92,3 +92,10 @@ def test_damaged_metadata_of_a_quantized_one_never_break_the_page(open_page: Ope
     app = open_page("checkpoints", checkpoint="first@200")
     assert "<b>int9" not in markup_of(app)
     assert "not measured" in markup_of(app)
+
+
+def test_configure_says_that_a_quantized_one_cannot_be_trained(open_page: OpenPage, runs_dir: Path) -> None:
+    parent = {"run": "other", "step": 100, "kind": "quantize"}
+    save(make_run(runs_dir, "first", step=200), 200, quantized="int8", parent=parent)
+    app = open_page("configure", base="first@200", how="fine-tune")
+    assert "cannot be trained; take other@100, its origin" in markup_of(app)

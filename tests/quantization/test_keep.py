@@ -167,6 +167,7 @@ def test_a_quantized_checkpoint_is_written_with_and_nothing_else_is_made_of_it(
         message = cli(*words_given, code=2)
         assert f"is quantized to int8 and cannot be {verb}; take origin@10, its origin" in message
         assert message.count("\n") == 1
+    assert "int8" in cli("checkpoints", "small")
     assert "cannot be trained" in cli("resume", "small", "--set", "train.steps=20", "--detach", code=2)
     assert {run.id for run in list_runs(runs_dir)} == {"small", "origin"}
 
