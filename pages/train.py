@@ -100,11 +100,12 @@ def watch(run: Run, before: Status, every: float | None) -> None:
         train_alerts.alert(run, events, status)
         machine = state.machine()
         device = ("GPU", machine.total_bytes) if machine.gpus else ("CPU", machine.ram_total_bytes)
-        target, weight = config.train.steps * config.tokens_per_step, train_shown.smoothing(config)
+        weight = train_shown.smoothing(config)
+        tokens = config.train.steps * config.tokens_per_step, train_view.corpus_tokens(run.facts)
         figures = train_shown.Shown(run, [], config, metrics, events)
         cards = train_shown.keep(
-            "figures", (*figures.stamp, weight, device),
-            lambda: train_view.figures(metrics, weight, run_color(run.color_slot), state.planned(run), target, device),
+            "figures", (*figures.stamp, weight, device, tokens),
+            lambda: train_view.figures(metrics, weight, run_color(run.color_slot), state.planned(run), tokens, device),
         )  # fmt: skip
         atoms.kpis(cards, 205)
 

@@ -137,7 +137,7 @@ def small(
     figure.add_trace(line(x, y, color, name, hovertemplate=f"%{{y:{hover}}}"))
     if dots:
         ring = {"size": 5, "color": palette["bg"], "line": {"color": color, "width": 1.4}}
-        figure.data[0].update(mode="lines+markers", marker=ring)
+        figure.data[0].update(mode="lines+markers", marker=ring, cliponaxis=False)  # the last ring is whole
     if limit is not None:
         figure.add_hline(y=limit, line={"color": palette["ink3"], "width": 1, "dash": "dot"})
     known = np.asarray(x, dtype=float)

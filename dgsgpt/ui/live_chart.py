@@ -40,7 +40,7 @@ const DOUBLE_MS = 320;
 
 function tell(box, event) {
   clearTimeout(box.waiting);
-  if (!box.data_.clicks || !event.points?.length) return;
+  if (!box.data_.clicks || !event.points?.length || Date.now() - (box.doubled ?? 0) < DOUBLE_MS) return;
   const { x } = event.points[0];
   box.waiting = setTimeout(() => box.send("clicked", { x, zoom: box.data_.zoom }), DOUBLE_MS);
 }
@@ -90,13 +90,13 @@ function draw(Plotly, box, data) {
   const home = { name: "Reset the zoom", icon: Plotly.Icons.home, click: () => reset(box) };
   const picture = { name: "Save as PNG", icon: Plotly.Icons.camera, click: () => save(box) };
   const config = { ...data.config, doubleClick: false, modeBarButtonsToAdd: [picture, home] };
-  Plotly.react(box, traces, layout, config);
-  if (!box.watched) {
-    box.watched = true;
-    box.on("plotly_relayout", (event) => remember(box, event));
-    box.on("plotly_doubleclick", () => { clearTimeout(box.waiting); reset(box); });
-    box.on("plotly_click", (event) => tell(box, event));
-  }
+  // Handed over once: plotly takes buttons that are made anew for another config, and builds the whole chart anew.
+  if (box.watched) { Plotly.react(box, traces, layout); return; }
+  box.watched = true;
+  Plotly.newPlot(box, traces, layout, config);
+  box.on("plotly_relayout", (event) => remember(box, event));
+  box.on("plotly_doubleclick", () => { box.doubled = Date.now(); clearTimeout(box.waiting); reset(box); });
+  box.on("plotly_click", (event) => tell(box, event));
 }
 
 export default function ({ parentElement, data, setTriggerValue }) {
@@ -113,7 +113,12 @@ export default function ({ parentElement, data, setTriggerValue }) {
       draw(Plotly, box, data);
     }, (error) => { box.textContent = "The chart could not be drawn: " + error.message; });
   }
-  return () => { if (window.Plotly) window.Plotly.purge(box); };
+  return () => {
+    clearTimeout(box.waiting);
+    if (window.Plotly) window.Plotly.purge(box);
+    box.watched = false;
+    delete box.dataset.revision;
+  };
 }
 """
 

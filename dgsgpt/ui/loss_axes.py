@@ -18,6 +18,7 @@ LANE_TOP = 0.115  # share of the plot's height that the event lane takes, and wh
 PLOT_BOTTOM = 0.155
 PLOT_PX = (charts.MAIN_HEIGHT - 26) * (1 - PLOT_BOTTOM)
 DROPPED = 0.15  # share of the axis below its upper end where a first drop is over
+ROOM = 1.006
 _LABEL_GAP_PX = 15.0
 _NAME = 15
 
@@ -41,6 +42,11 @@ def horizon(curves: Sequence[Curve], axis: str) -> float:
             whole = end * curve.last_step / steps if curve.live and curve.last_step > steps > 0 else end
             far = max(far, min(whole, 1.2 * end))
     return far
+
+
+def with_room(reach: float, curves: Sequence[Curve]) -> float:
+    """The same with room for half a ring behind the last point, where the axis would end at it."""
+    return reach if any(curve.live for curve in curves) else ROOM * reach
 
 
 def time_unit(curves: Sequence[Curve]) -> tuple[str, float]:

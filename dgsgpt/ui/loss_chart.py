@@ -42,7 +42,7 @@ def loss_chart(
     unit, scale = loss_axes.time_unit(curves) if options.axis == "Time" else ("", 1.0)
     figure = charts.fig(palette, charts.MAIN_HEIGHT, margin={"l": 40, "r": RIGHT_PX, "t": 6, "b": 20})
     lines = lines_of(curves, options, scale)
-    reach = loss_axes.horizon(curves, options.axis) / scale
+    reach = loss_axes.with_room(loss_axes.horizon(curves, options.axis), curves) / scale
     loss_axes.set_x(figure, options, reach, min((float(line.x[0]) for line in lines), default=0.0), unit)
     drawn = sum(_add_line(figure, palette, line, options) for line in lines)
     mains = [curve for curve in curves if curve.main]

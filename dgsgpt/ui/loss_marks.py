@@ -21,6 +21,7 @@ _LANE = {
     "sample": ("samples", 1, "diamond", 7),
     "health": ("health", 0, "triangle-up", 9),
 }
+_NAMES = {"nonfinite": "not finite", "grad_norm_spike": "gradient spike", "grad_norm_risen": "gradient norm risen"}
 LINES = 5  # health events that get a line through the plot
 MAX_STRETCHES = 200
 _EDGE = 0.975  # where on the frame marks of the upper edge lie
@@ -77,6 +78,7 @@ def add_events(
 
 def _add_health_lines(figure: go.Figure, palette: Palette, found: Sequence[_Mark], log_x: bool) -> None:
     """A dotted line for each of the last findings, to see what the curve did then; the last has its name."""
+    found = [mark for mark in found if mark.role != "good"]
     for mark in found[-LINES:]:
         line = {"color": palette[mark.role], "width": 1, "dash": "dot"}
         figure.add_shape(type="line", x0=mark.at, x1=mark.at, yref="paper", y0=0.04, y1=1, line=line)
@@ -104,8 +106,13 @@ def _event_rows(
             role = look_of(dict(event))[1] if kind == "health" else "ink3"
             if at > 0 or not options.log_x:
                 said = f"step {fmt.number(step)} {event.get('message') or ''}".strip()
-                rows[kind].append(_Mark(at, said, role, str(event.get("name") or "").replace("_", " ")))
+                rows[kind].append(_Mark(at, said, role, _name(event)))
     return rows
+
+
+def _name(event: Mapping[str, Any]) -> str:
+    name = str(event.get("name") or "")
+    return _NAMES.get(name) or name.replace("_", " ")
 
 
 # ---------------------------------------------------------------- the upper edge

@@ -170,7 +170,10 @@ def trouble(run: Run, status: Status) -> None:
         atoms.error_card(status.error or "The run ended with an error.", reached + kept, "\n".join(run.log_tail(12)))
     if status.state == "stalled":
         silent = fmt.duration(now() - (status.heartbeat_at or status.started_at or now()))
-        atoms.note(f"▲ No sign of life for {silent}, though its process is there. Stop and save ends it.", role="warn")
+        last = next(iter(run.log_tail(1)), "")
+        said = markup(" The last line of its log is “{}”.", last[:160]) if last else ""
+        told = markup("▲ No sign of life for {}, though its process is there.{} Stop and save ends it.", silent, said)
+        atoms.note(told, role="warn")
     if run.is_demo and status.is_live:
         atoms.note("The demo, started by itself because there were no runs yet. Stop and save ends it at any time.")
 

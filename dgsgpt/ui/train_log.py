@@ -82,5 +82,6 @@ def _pinned(error: Sequence[str]) -> None:
 def _label(size: int, peek: Sequence[str], error: Sequence[str]) -> str:
     if not size:
         return "Log · nothing printed yet"
-    said = f"last error: {plain_label(error[-1], 70)}" if error else "no error lately"
-    return f"Log · {fmt.size(size)} · {said} · last: {plain_label(peek[-1], 90) if peek else ''}"
+    if error:
+        return f"Log · {fmt.size(size)} · last error: {plain_label(error[-1], 120)}"
+    return f"Log · {fmt.size(size)} · no error lately · last: {plain_label(peek[-1], 90) if peek else ''}"

@@ -7,13 +7,13 @@ import streamlit as st
 from dgsgpt import format as fmt
 from dgsgpt.runs import Run
 from dgsgpt.ui import atoms, run_cards, state
-from dgsgpt.ui.atoms import dot, markup, text
+from dgsgpt.ui.atoms import Html, dot, markup, text
 from dgsgpt.ui.labels import label_of
 from dgsgpt.ui.loss_data import BY_SEED, SEED, LossOptions, group_fields
 from dgsgpt.ui.read_out import place, read_out
 from dgsgpt.ui.theme import run_color
 from dgsgpt.ui.train_address import RUN
-from dgsgpt.ui.train_shown import GROUP, OTHERS, Shown, options, settings
+from dgsgpt.ui.train_shown import GROUP, OTHERS, Shown, curves_stamp, keep, options, settings
 
 MAX_OVERLAYS = 19
 HEIGHT_PX = 330  # of the list; a longer one scrolls
@@ -77,8 +77,16 @@ def _group_by(runs: list[Run]) -> None:
 # ---------------------------------------------------------------- the card
 def card(shown: Shown, kept: int) -> None:
     """Which runs the chart shows, with their validation losses, and how they stand at an equal place of the axis."""
-    said = options(shown.config)
     atoms.head("Runs shown", note=f"{len(shown.runs)} of {fmt.number(kept)}")
+    listed, note = keep("runs", curves_stamp(shown), lambda: _listed(shown))
+    atoms.h(listed)
+    if note:
+        atoms.note(note)
+
+
+def _listed(shown: Shown) -> tuple[Html, str]:
+    """The list, and where the differences in it were read off."""
+    said = options(shown.config)
     places: list[str] = []
     rows = []
     for run in shown.runs:
@@ -87,10 +95,9 @@ def card(shown: Shown, kept: int) -> None:
         value = markup("{}<br>{}", fmt.loss(state.metrics(run).last("loss/val")), _against(shown, run, said, places))
         rows.append((dot(run_color(run.color_slot)), markup("{}<br>{}", name, about), value))
     listed = atoms.table_html(rows, "9px minmax(0,1fr) auto", ("", "run", "val loss"), pad=5, align="llr")
-    atoms.h(markup('<div style="max-height:{}px;overflow-y:auto">{}</div>', HEIGHT_PX, listed))
-    if places:
-        where = places[0] if len(set(places)) == 1 else "the last both have"
-        atoms.note(f"▲▼ against {shown.run.id} at equal {EQUAL[said.axis]}: {where}")
+    box = markup('<div style="max-height:{}px;overflow-y:auto">{}</div>', HEIGHT_PX, listed)
+    where = places[0] if len(set(places)) == 1 else "the last both have"
+    return box, f"▲▼ against {shown.run.id} at equal {EQUAL[said.axis]}: {where}" if places else ""
 
 
 def _against(shown: Shown, run: Run, said: LossOptions, places: list[str]) -> object:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,17 +46,28 @@ def _spark(values: np.ndarray, color: str) -> Html:
 
 
 def figures(
-    metrics: Metrics, weight: float, color: str, plan: Plan | None, target_tokens: int, memory: tuple[str, int]
+    metrics: Metrics, weight: float, color: str, plan: Plan | None, tokens: tuple[int, int], memory: tuple[str, int]
 ) -> list[Kpi]:
-    """The six figures on top; `memory` is the device's word (GPU, CPU) and total bytes."""
+    """The six figures on top.
+
+    `tokens` is how many the run is to see and how many its corpus has (0: unknown), `memory` the device's word (GPU,
+    CPU) and total bytes.
+    """
     return [
         _train_loss(metrics, weight, color),
         _validation(metrics, color),
         _bits_per_byte(metrics, color),
         _throughput(metrics),
         _memory(metrics, plan, *memory),
-        _tokens(metrics, target_tokens),
+        _tokens(metrics, *tokens),
     ]
+
+
+def corpus_tokens(facts: Mapping[str, Any]) -> int:
+    """How many tokens a run trains on in one epoch, by its own record; 0 where that is not known yet."""
+    data = facts.get("data")
+    found = data.get("train_tokens") if isinstance(data, Mapping) else None
+    return found if isinstance(found, int) else 0
 
 
 def _train_loss(metrics: Metrics, weight: float, color: str) -> Kpi:
@@ -89,8 +100,9 @@ def _bits_per_byte(metrics: Metrics, color: str) -> Kpi:
     if len(bits) > 1:
         change = float(bits[-1] - bits[-2])
         difference = atoms.delta(fmt.signed(change), change < 0, "vs the one before")
-    value = fmt.loss(bits[-1] if len(bits) else None)
-    return Kpi("Bits per byte", value, aside="validation", spark=_spark(bits, color), delta=difference)
+    value, nats = fmt.loss(bits[-1] if len(bits) else None), metrics.last("loss/val")
+    per_token = f"{nats / math.log(2) / float(bits[-1]):.1f} B/token" if nats and len(bits) and bits[-1] > 0 else ""
+    return Kpi("Bits per byte", value, aside=per_token or "validation", spark=_spark(bits, color), delta=difference)
 
 
 def _throughput(metrics: Metrics) -> Kpi:
@@ -99,24 +111,29 @@ def _throughput(metrics: Metrics) -> Kpi:
     per_step = (seconds[-1] - seconds[-2]) / (steps[-1] - steps[-2]) if len(steps) > 1 else None
     value = fmt.si(float(speed[-1])) if len(speed) else fmt.MISSING
     remark = text(f"{fmt.duration(per_step)} per step", "ink3") if per_step else "\u00a0"
-    return Kpi("Throughput", value, "tok/s", spark=_spark(speed, c("ink3")), delta=remark)
+    used = metrics.last("perf/mfu")
+    aside = f"{fmt.percent(used, 0)} MFU" if used is not None else ""
+    return Kpi("Throughput", value, "tok/s", aside, _spark(speed, c("ink3")), remark)
 
 
 def _memory(metrics: Metrics, plan: Plan | None, device: str, total_bytes: int) -> Kpi:
     peak = metrics.column("mem/peak_bytes")
     used = float(peak[-1]) if len(peak) else None
     said = f"{fmt.gib(plan.total_bytes)} GiB predicted" if plan else "\u00a0"
+    if plan and used and device == "GPU":  # the whole process, which a CPU's figure is, was not predicted
+        said += f", {fmt.percent(abs(used / plan.total_bytes - 1), 0)} {'more' if used > plan.total_bytes else 'less'}"
     return Kpi(
         f"{device} memory", fmt.gib(used), f"/ {fmt.gib(total_bytes)} GiB", "peak", _spark(peak, c("ink3")), said
     )
 
 
-def _tokens(metrics: Metrics, target_tokens: int) -> Kpi:
+def _tokens(metrics: Metrics, target_tokens: int, epoch_tokens: int) -> Kpi:
     tokens = metrics.column("tokens")
     seen = float(tokens[-1]) if len(tokens) else None
     spent = metrics.last("flops")
     remark = f"{fmt.scientific(spent)} FLOPs spent" if spent else "\u00a0"
-    return Kpi("Tokens seen", fmt.si(seen), f"/ {fmt.si(target_tokens)}", "", _spark(tokens, c("ink3")), remark)
+    aside = f"{fmt.number(seen / epoch_tokens, 2)} epochs" if seen and epoch_tokens else ""
+    return Kpi("Tokens seen", fmt.si(seen), f"/ {fmt.si(target_tokens)}", aside, _spark(tokens, c("ink3")), remark)
 
 
 # ---------------------------------------------------------------- small charts

@@ -52,6 +52,34 @@ def test_zoom_is_kept_while_data_grows(server: Server, page: Page) -> None:
     page.wait_for_function(f"""document.querySelector("{CHART}")._fullLayout.xaxis.range[1] === 600""")
 
 
+def test_a_click_shows_the_moment_and_neither_it_nor_a_picture_changes_the_view(server: Server, page: Page) -> None:
+    run = make_run(server.runs, "clicked", "running", 600, checkpoints=(400,))
+    visit(page, server.page("train?run=clicked&x=tokens"))
+    page.wait_for_function(f"({COUNT})() == 60")
+    drag_zoom(page)
+    page.wait_for_function(f"""document.querySelector("{CHART}")._fullLayout.xaxis.range[0] > 5000""")
+    view = chart(page, "[c._fullLayout.xaxis.range.slice(), c._fullLayout.yaxis.range.slice()]")
+    page.evaluate(f"""() => {{ window.chartNode = document.querySelector("{CHART}"); }}""")
+    box = page.locator(f"{CHART} .nsewdrag").first.bounding_box()
+    assert box is not None
+    page.wait_for_timeout(600)  # with the end of the drag it would be a double click
+    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"], steps=4)
+    page.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"])
+    moment = page.locator(".st-key-train_moment")
+    expect(moment).to_contain_text("Sample of step")
+    expect(moment).to_contain_text("Checkpoint of step 400")
+    page.get_by_role("button", name="More").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Picture of the chart (PNG)").click()
+    assert download.value.suggested_filename == "clicked-loss.png"
+    assert download.value.path().read_bytes().startswith(b"\x89PNG")
+    log_steps(run, 610, 700)
+    page.wait_for_function(f"({COUNT})() == 70")
+    expect(moment).to_be_visible()
+    assert chart(page, "[c._fullLayout.xaxis.range.slice(), c._fullLayout.yaxis.range.slice()]") == view
+    assert page.evaluate(f"""window.chartNode === document.querySelector("{CHART}")""")
+
+
 def test_unzoomed_chart_follows_the_data(server: Server, page: Page) -> None:
     run = make_run(server.runs, "growing", "running", 300)
     visit(page, server.page("train?run=growing"))
