@@ -115,9 +115,11 @@ def _print_surprise(found: Surprise, top: int) -> None:
         f"loss {fmt.loss(found.loss)}  perplexity {fmt.perplexity(found.ppl)}  bits/byte {fmt.loss(found.bpb)}  "
         f"{fmt.number(found.nats, 1)} nats for {found.tokens:,} tokens, {found.bytes:,} bytes"
     )
-    click.echo(f"context {found.context:,}, a window every {found.stride:,} tokens; the most surprising:")
+    overlapping = f"read in windows of {found.context:,} tokens, one every {found.stride:,}"
+    how = overlapping if found.stride < found.context else "each token judged after all before it"
+    click.echo(f"{how}; the most surprising:")
     rows = [
-        [_quoted(piece.text), piece.start, piece.nats, fmt.percent(piece.probability),
+        [_quoted(piece.text), piece.start, piece.nats, fmt.percent(piece.probability, 3),
          ", ".join(f"{_quoted(name)} {fmt.percent(share)}" for name, share in piece.likeliest[:3])]
         for piece in found.hardest(top)
     ]  # fmt: skip
