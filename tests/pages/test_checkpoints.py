@@ -170,7 +170,7 @@ def test_a_thousand_unknown_names_in_the_address_do_nothing(open_page: OpenPage,
 def test_open_in_playground_hands_both_over(open_page: OpenPage, two_runs: tuple[Run, Run]) -> None:
     app = open_page("checkpoints")
     button(app, "Open both in Playground").click().run()
-    assert [box.value for box in app.selectbox] == ["second@400", "first@200"]
+    assert [app.selectbox(key=key).value for key in ("pg_a", "pg_b")] == ["second@400", "first@200"]
 
 
 # ---------------------------------------------------------------- damage

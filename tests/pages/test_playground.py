@@ -43,7 +43,7 @@ def write(app: AppTest, prompt: str = "ab", tokens: int = 8) -> list[Output]:
 
 def told(app: AppTest, index: int = 0) -> dict[str, Any]:
     """What the component of a text was given to draw."""
-    protos = [getattr(element, "proto", None) for element in app.main]
+    protos: list[Any] = [getattr(element, "proto", None) for element in app.main]
     (drawn,) = [p for p in protos if str(getattr(p, "id", "")).endswith(f"-pg_tokens_{index}")]
     return dict(json.loads(drawn.json))
 

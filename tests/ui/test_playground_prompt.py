@@ -8,7 +8,7 @@ import pytest
 
 from dgsgpt.data.alphabets import ByteTokenizer, CharTokenizer
 from dgsgpt.data.bpe import BpeTokenizer
-from dgsgpt.data.tokenizer import Tokenizer
+from dgsgpt.data.tokenizer import TokenArray, Tokenizer
 from dgsgpt.errors import DgsgptError
 from dgsgpt.generation import prepare_prompt
 from dgsgpt.runs import Run
@@ -64,9 +64,12 @@ def test_of_a_huge_prompt_the_end_alone_is_counted(run: Run, monkeypatch: pytest
     (entry,) = table.entries([run])
     seen: list[int] = []
     encode = ByteTokenizer.encode_array
-    monkeypatch.setattr(
-        ByteTokenizer, "encode_array", lambda self, text: (seen.append(len(text)), encode(self, text))[1]
-    )
+
+    def counted(self: ByteTokenizer, text: str) -> TokenArray:
+        seen.append(len(text))
+        return encode(self, text)
+
+    monkeypatch.setattr(ByteTokenizer, "encode_array", counted)
     for _ in range(3):
         note, usable = prompts.prompt_note(entry, "y" * 1_000_000, 32)
     assert usable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import streamlit
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +14,7 @@ from dgsgpt.ui import sampling_panel as panel
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_a_preset_moves_the_sliders_to_what_the_command_line_takes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     state = {"pg_new": 5, "pg_seed": 1, "pg_stop_at": "", **panel.sliders_of(name)}
-    monkeypatch.setattr(panel.st, "session_state", state)
+    monkeypatch.setattr(streamlit, "session_state", state)
     given_by_sliders = panel.settings()
     assert {rule: given_by_sliders[rule] for rule in PRESETS[name]} == PRESETS[name]
     assert panel.preset_of(state) == name

@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 import pytest
+import streamlit
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -81,7 +82,7 @@ def test_a_long_text_is_told_in_a_bounded_size() -> None:
     ],
 )
 def test_only_two_whole_numbers_are_a_branch(state: Any, asked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_view.st, "session_state", {"key": state} if state is not None else {})
+    monkeypatch.setattr(streamlit, "session_state", {"key": state} if state is not None else {})
     assert token_view.branch_asked("key") == asked
 
 
