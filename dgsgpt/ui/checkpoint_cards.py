@@ -194,7 +194,8 @@ def one(entry: Entry) -> None:
     """Everything known of one checkpoint."""
     (kpis if entry.quantized is None else quantize_view.kpis)(entry)
     grid = st.grid(3, min_column_width=380, border=True)
-    for name, draw in (("training", training), ("made", made_of), ("system", system)):
+    first = training if entry.quantized is None else quantize_view.account
+    for name, draw in (("training", first), ("made", made_of), ("system", system)):
         with grid.cell(), st.container(key=f"ck_card_{name}", gap="xsmall"):
             draw(entry)
     if entry.quantized is None:

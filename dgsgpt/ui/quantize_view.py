@@ -27,6 +27,7 @@ KINDS = {"int8": "8 bits", "int4": "4 bits"}
 A_ROW = 0
 GROUPS = {"int8": (A_ROW, 32, 64, 128, 256), "int4": (32, 64, 128, 256)}
 INSTALL = 'pip install "dgsgpt[lowbit]"'
+MOST_PARTS = 24
 _FRAME_S = 0.1
 _COLUMNS = "minmax(110px,1fr) 78px 78px 82px minmax(0,150px)"
 _PARTS = "minmax(0,1fr) 62px 76px 76px minmax(0,1.6fr)"
@@ -236,6 +237,25 @@ def kpis(entry: Entry) -> None:
     )  # fmt: skip
 
 
+def account(entry: Entry) -> None:
+    """Which of its weights are rounded, as its metadata tell."""
+    parts = _section(entry.info.metadata, "quantization").get("parts")
+    rows = [
+        (
+            markup('<span title="{}">{}</span>', str(part.get("note", "")), str(part.get("name", ""))[:60]),
+            fmt.size(as_figure(part.get("before_bytes"))),
+            fmt.size(as_figure(part.get("after_bytes"))) if part.get("quantized") else atoms.text("as it was", "ink3"),
+        )
+        for part in (parts if isinstance(parts, list) else [])[:MOST_PARTS]
+        if isinstance(part, dict)
+    ]
+    atoms.head("Rounded weights", entry.quantized or "", "with their scales")
+    if not rows:
+        atoms.para("Its metadata do not tell which.")
+        return
+    atoms.table(rows, "minmax(0,1fr) 82px 82px", ["", "before", "after"], align="lrr")
+
+
 def _section(values: Mapping[str, Any], key: str) -> dict[str, Any]:
     found = values.get(key)
     return found if isinstance(found, dict) else {}
@@ -267,4 +287,4 @@ def _device(speed: Mapping[str, Any]) -> str:
     return f"on {device[:40]}" if isinstance(device, str) else ""
 
 
-__all__ = ["command", "kpis", "line", "name_problem", "quantize_dialog"]
+__all__ = ["account", "command", "kpis", "line", "name_problem", "quantize_dialog"]

@@ -53,6 +53,8 @@ def test_it_is_measured_kept_and_picked(dialog: AppTest, runs_dir: Path) -> None
     shown = html_of(app)
     assert "not to train or export" in shown
     assert "Weights by layer" not in shown
+    assert "Rounded weights" in shown
+    assert "norms and biases" in shown
     assert list(app.menu_button(key="ck_more").options) == ["Name, tags, note", "Delete"]
 
 
