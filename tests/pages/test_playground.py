@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from dgsgpt.data.alphabets import ByteTokenizer
 from dgsgpt.generation import divergence
 from dgsgpt.generation.presets import PRESETS
 from dgsgpt.runs import Run
@@ -196,6 +197,23 @@ def test_a_branch_that_cannot_be_changes_nothing(open_page: OpenPage, run: Run, 
     app.session_state["pg_asked"] = asked
     app.run()
     assert app.session_state["pg_outputs"][0].text == first.text
+
+
+def test_a_branch_to_the_end_of_the_text_ends_it(
+    open_page: OpenPage, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = open_page("playground")
+    (first,) = write(app)
+    assert first.stats is not None
+    assert first.choices is not None
+    end = next(other for other, _ in first.choices[3].likeliest if other not in first.stats.ids)
+    monkeypatch.setattr(ByteTokenizer, "ends_of_text", (end,))
+    app.session_state["pg_asked"] = Asked("branch", 0, 3, end)
+    app.run()
+    (ended,) = app.session_state["pg_outputs"]
+    assert ended.stats.ids == [*first.stats.ids[:3], end]
+    assert "the model ended the text" in html_of(app)
+    assert len(told(app)["alternatives"]) == len(told(app)["texts"])
 
 
 def test_continue_appends_and_edit_takes_the_text_as_the_prompt(open_page: OpenPage, run: Run) -> None:
