@@ -32,6 +32,7 @@ _DRAWN = """() => {
   return app && app.dataset.testScriptState === "notRunning"
     && document.querySelector("[data-testid=stMain] h1, [role=heading]")
     && !document.querySelector("[data-testid=stSkeleton]")
+    && !document.body.innerText.includes("being summed up")
     && [...document.querySelectorAll(".live-chart")].every((box) => box.querySelector("svg.main-svg"));
 }"""
 

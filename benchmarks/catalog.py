@@ -21,6 +21,7 @@ BENCHMARKS = {
     "gpu": "GPT-2 124M on a GPU: tokens a second and FLOPs utilisation; the VRAM profiles, each within its budget.",
 }
 NEEDS_GPU = frozenset({"gpu"})
+NEEDS_BROWSER = frozenset({"dashboard"})
 
 
 def check_name(name: str) -> str:

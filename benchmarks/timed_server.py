@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,20 @@ def watch(log: Path) -> None:
     """Have every run of a script written down in `log` from now on."""
     from streamlit.runtime.scriptrunner.script_runner import ScriptRunner
 
-    original, process = ScriptRunner._run_script, psutil.Process()
+    original, finished, process = ScriptRunner._run_script, ScriptRunner._on_script_finished, psutil.Process()
+    ends = threading.local()  # a run that asks for another, as a callback may, has several ends
+
+    def ended(self: Any, context: Any, event: Any, *rest: Any) -> None:
+        ends.names.append(event.name)
+        finished(self, context, event, *rest)
 
     def timed(self: Any, data: Any) -> None:
         begun, worked = time.perf_counter(), time.thread_time()
-        fragments = bool(data.fragment_id_queue)
+        ends.names = []
         try:
             original(self, data)
         finally:
+            fragments = "SCRIPT_STOPPED_WITH_SUCCESS" not in ends.names
             line = {
                 "seconds": time.perf_counter() - begun, "cpu_s": time.thread_time() - worked, "fragments": fragments,
                 "rss_bytes": process.memory_info().rss, "torch": "torch" in sys.modules,
@@ -37,6 +44,7 @@ def watch(log: Path) -> None:
             with log.open("a", encoding="utf-8") as f:
                 f.write(json.dumps(line) + "\n")
 
+    setattr(ScriptRunner, "_on_script_finished", ended)  # noqa: B010
     setattr(ScriptRunner, "_run_script", timed)  # noqa: B010 - its type is streamlit's own affair
 
 

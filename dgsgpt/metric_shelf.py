@@ -233,9 +233,9 @@ class MetricShelf:
             return [found[1] if (found := self._summaries.get(run_dir)) else None for run_dir in run_dirs]
 
     def pending(self, run_dirs: Iterable[Path]) -> int:
-        """How many of these runs' summaries are still being read."""
+        """How many of these runs have no summary yet, or a new one is being read."""
         with self._lock:
-            return sum(run_dir in self._coming for run_dir in run_dirs)
+            return sum(run_dir in self._coming or run_dir not in self._summaries for run_dir in run_dirs)
 
     def _bring(self, run_dir: Path) -> MetricSummary:
         try:

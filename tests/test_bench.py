@@ -15,7 +15,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from benchmarks import record
-from benchmarks.catalog import BENCHMARKS, NEEDS_GPU
+from benchmarks.catalog import BENCHMARKS, NEEDS_BROWSER, NEEDS_GPU
 from benchmarks.measure import MIN_ROUNDS, Side, Timing, compare, interleave
 from benchmarks.report import Case, Figure, Target
 from dgsgpt.cli import main
@@ -120,7 +120,9 @@ def test_a_target_is_printed_beside_its_figure(target: Target, value: float, met
 
 
 # ---------------------------------------------------------------- each benchmark
-@pytest.mark.parametrize("name", [name for name in BENCHMARKS if name != "speedrun" and name not in NEEDS_GPU])
+@pytest.mark.parametrize(
+    "name", [name for name in BENCHMARKS if name != "speedrun" and name not in NEEDS_GPU | NEEDS_BROWSER]
+)
 def test_a_quick_run_reports_sides_and_ratios(name: str) -> None:
     report = quick_report(name)
     assert report["benchmark"] == name

@@ -85,6 +85,7 @@ def test_a_list_does_not_wait_for_what_takes_long(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(metric_shelf, "read_summary", wait_and_read)
     shelf = MetricShelf()
+    assert shelf.pending([quick, slow]) == 2
     shelf.summaries([quick])
     first, second = shelf.summaries([quick, slow], within_s=0.05)
     assert first is not None

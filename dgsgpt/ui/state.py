@@ -117,7 +117,7 @@ def summaries(runs: Sequence[Run], within_s: float | None = None) -> list[Metric
 
 
 def pending(runs: Iterable[Run]) -> int:
-    """How many of these runs `summaries` is still reading."""
+    """How many of these runs `summaries` does not know yet, or is reading anew."""
     return _shelf().pending([run.path for run in runs])
 
 
