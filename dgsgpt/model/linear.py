@@ -7,11 +7,14 @@ from torch import Tensor, nn
 
 from dgsgpt.model.kernels import kernels_for
 
+# The kernel has one thread; larger matrices are worth several, which torch's product has on some processors.
+_MOST_NUMBERS = 2**22
+
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x` [..., in] times `weight` [out, in], plus the bias [out] if there is one -> [..., out]."""
     rows, columns = weight.shape
-    kernels = kernels_for(x, weight) if x.numel() == columns else None
+    kernels = kernels_for(x, weight) if x.numel() == columns and rows * columns <= _MOST_NUMBERS else None
     if kernels is None:
         return F.linear(x, weight, bias)
     y = x.new_empty(*x.shape[:-1], rows)

@@ -71,7 +71,9 @@ def test_single_rows_use_the_kernels_where_a_compiler_is(monkeypatch: pytest.Mon
     assert used == []
 
 
-@pytest.mark.parametrize("why", ["training", "double", "bfloat16", "many rows", "autocast", "a view", "a subclass"])
+@pytest.mark.parametrize(
+    "why", ["training", "double", "bfloat16", "many rows", "a large matrix", "autocast", "a view", "a subclass"]
+)
 def test_torch_computes_what_the_kernels_cannot(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = Linear(4, 4, bias=False), torch.ones(2 if why == "many rows" else 1, 4)
     if why in ("double", "bfloat16"):
@@ -80,6 +82,8 @@ def test_torch_computes_what_the_kernels_cannot(why: str, monkeypatch: pytest.Mo
         x = torch.ones(1, 8)[:, ::2]
     if why == "a subclass":
         x = x.as_subclass(type("Other", (torch.Tensor,), {}))
+    if why == "a large matrix":
+        monkeypatch.setattr("dgsgpt.model.linear._MOST_NUMBERS", 15)
     used = spied(monkeypatch)
     with torch.inference_mode(why != "training"), torch.autocast("cpu", enabled=why == "autocast"):
         y = layer(x)
