@@ -220,6 +220,15 @@ def test_a_prompt_of_a_million_characters_is_answered() -> None:
     assert out.stats.cropped == 1_000_000 - 15
 
 
+@pytest.mark.parametrize("text", ["word " * 200_000, "a" * 1_000_000, " " * 1_000_000])
+def test_every_tokenizer_reads_a_prompt_of_a_million_characters(text: str) -> None:
+    for tokenizer in (train_bpe("a word or two " * 30, 280), CharTokenizer(" adorw"), ByteTokenizer()):
+        prompt = prepare_prompt(tokenizer, text, 64)
+        assert len(prompt.ids) == 63
+        assert prompt.ids == tokenizer.encode(text)[-63:]
+        assert prompt.cropped > 100_000
+
+
 def test_a_wrong_setting_is_refused_at_once() -> None:
     with pytest.raises(DgsgptError, match="top_q"):
         stream(tiny(), ByteTokenizer(), "a", top_q=1)
