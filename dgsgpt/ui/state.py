@@ -5,11 +5,12 @@ Everything durable is a file of a run; what is kept here can be lost at any time
 
 from __future__ import annotations
 
+import threading
 import time
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import streamlit as st
 
@@ -27,6 +28,8 @@ from dgsgpt.supervise import PAUSE_FILE, SAVE_FILE
 __all__ = ["Metrics"]
 REFRESH_S = 2.0
 HISTORY = 60
+MAX_DRAWINGS = 256
+T = TypeVar("T")
 
 
 @st.cache_resource(show_spinner=False)
@@ -158,6 +161,32 @@ def pick_run(available: list[Run], wanted: str | None) -> Run:
     """The run named in the address, else the newest live one, else the newest. `available` must not be empty."""
     named = next((run for run in available if run.id == wanted), None)
     return named or next((run for run in available if run.status().is_live), available[0])
+
+
+# ---------------------------------------------------------------- drawings
+@st.cache_resource(show_spinner=False)
+def _drawings() -> tuple[OrderedDict[tuple[str, Hashable], Any], threading.Lock]:
+    return OrderedDict(), threading.Lock()
+
+
+def drawn(name: str, key: Hashable, build: Callable[[], T]) -> T:
+    """What `build` gives, made once for all sessions as long as `key` is the same; the last few hundred are held.
+
+    For figures and markup that take milliseconds to make. `key` has to hold all that they depend on: `stamp` of the
+    runs, the options, `theme.mode()`; what it gives must not be changed.
+    """
+    held, lock = _drawings()
+    with lock:
+        if (name, key) in held:
+            held.move_to_end((name, key))
+            known: T = held[name, key]
+            return known
+    made = build()
+    with lock:
+        held[name, key] = made
+        while len(held) > MAX_DRAWINGS:
+            held.popitem(last=False)
+    return made
 
 
 # ---------------------------------------------------------------- machine

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import sys
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Lock
 from types import ModuleType
 from typing import Any
 
@@ -106,3 +108,18 @@ def test_modules_are_set_aside_once_and_again_when_there_are_more(monkeypatch: p
     assert not garbage.settle()
     monkeypatch.setitem(sys.modules, "one_more", ModuleType("one_more"))
     assert garbage.settle()
+
+
+def test_a_drawing_is_made_once_for_each_key_and_the_oldest_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: tuple[OrderedDict[object, object], object] = (OrderedDict(), Lock())
+    monkeypatch.setattr(state, "_drawings", lambda: held)
+    monkeypatch.setattr(state, "MAX_DRAWINGS", 2)
+    made: list[object] = []
+
+    def ask(name: str, key: object) -> object:
+        return state.drawn(name, key, lambda: made.append((name, key)) or (name, key))
+
+    assert [ask("a", 1), ask("a", 1), ask("b", 1), ask("a", 2)] == [("a", 1), ("a", 1), ("b", 1), ("a", 2)]
+    assert made == [("a", 1), ("b", 1), ("a", 2)]
+    ask("a", 1)
+    assert len(made) == 4
