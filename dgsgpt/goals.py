@@ -42,11 +42,11 @@ class Goal:
 
 
 GOALS = (
-    Goal("minute", "Try it in a minute", "A small model of Austen's novels: something to see on every page.", "demo"),
-    Goal("hour", "Best model in an hour", "As large as an hour here teaches 20 tokens a parameter.", "demo"),
+    Goal("minute", "Try it in a minute", "A small model of Austen's novels, for a first look.", "demo"),
+    Goal("hour", "Best in an hour", "As large as an hour here teaches 20 tokens a parameter.", "demo"),
     Goal("long-context", "Long context", "2 048 tokens, of which most layers see the last 256.", "long-context"),
     Goal("experts", "Mixture of experts", "8 networks in every second layer, 2 for each token.", "moe"),
-    Goal("gpt2", "Reproduce GPT-2 124M", "Its shape, by a recipe of today; wants a text of billions.", "gpt2-124m"),
+    Goal("gpt2", "GPT-2 124M", "Reproduced by a recipe of today; wants a text of billions.", "gpt2-124m"),
 )  # fmt: skip
 
 

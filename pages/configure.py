@@ -123,10 +123,12 @@ with grid.cell(column_span=2):
 with grid.cell(), st.container(border=True, key="summary", gap="small"):
     summary.name_field(bench, name)
     summary.remaining_problems(fields)
-    summary.figures(outlook, machine)
+    last = outlook or (look_ahead(bench.valid, machine, known.speed_of(bench.valid)) if bench.valid else None)
+    summary.figures(last, machine, stale=outlook is None)
     calibration_view.line(known.calibration, machine)
+    if last is not None:
+        summary.memory_bar(last, stale=outlook is None)
     if outlook is not None:
-        summary.memory_bar(outlook)
         summary.remedy_list(outlook, machine)
     dry_run_card.card(config, known.past, going)
     summary.differences(differences, bench.base_title)

@@ -139,3 +139,21 @@ def test_parted_thousands_read_back_equal(value: int) -> None:
 def test_times_are_local() -> None:
     now = time.time()
     assert fmt.clock(now) == time.strftime("%H:%M", time.localtime(now))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0842, "84.2 ms"),
+        (0.00012, "0.120 ms"),
+        (0.9999, "1.00 s"),
+        (1.64, "1.64 s"),
+        (12.34, "12.3 s"),
+        (99.99, "100 s"),
+        (150.0, "2 m 30 s"),
+        (0.0, "0 s"),
+        (None, "–"),
+    ],
+)
+def test_the_time_of_a_step_has_three_digits(seconds: float | None, text: str) -> None:
+    assert fmt.step_time(seconds).replace("\u00a0", " ") == text

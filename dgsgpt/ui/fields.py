@@ -70,8 +70,8 @@ class Form:
                 st.button("↺", key=f"back_{path}", type="tertiary", help=says, on_click=draft.put_back, args=(path,))
 
     # ------------------------------------------------------------ single fields
-    def number(self, path: str, label: str = "", empty: str = NULL) -> None:
-        """A number with the schema's bounds; `empty` is the name that null goes by."""
+    def number(self, path: str, label: str = "", empty: str = NULL, slider: bool = False) -> None:
+        """A number with the schema's bounds; `empty` is the name that null goes by, `slider` adds one if it is wide."""
         with self.framed(path):
             setting = form.SETTINGS[path]
             value = form.get(self.values, path)
@@ -91,6 +91,8 @@ class Form:
                 on_change=_write_number,
                 args=(path, key, setting.optional),
             )
+            if slider:
+                self._slider(setting)
             self.problem(path)
 
     def ladder(self, path: str, rungs: Sequence[Any], label: str = "", show: Callable[[Any], str] = str) -> None:
@@ -207,8 +209,7 @@ class Form:
         elif setting.choices:
             self.choice(path, setting.choices)
         elif setting.type in (int, float):
-            self.number(path)
-            self._slider(setting)
+            self.number(path, slider=True)
         else:
             self.text(path)
         note(f"{path} · {facts(setting)}" if facts(setting) else path)

@@ -77,7 +77,7 @@ def _figures(card: _Card, machine: Hardware) -> Html:
         expects = _expects(card)
     return markup(
         '<b style="font-weight:600;font-size:15px;line-height:20px;display:block">{}</b>'
-        '<div style="font-size:13px;line-height:18px;min-height:54px;color:{};padding:3px 0 6px">{}</div>'
+        '<div style="font-size:13px;line-height:18px;min-height:63px;color:{};padding:3px 0 6px">{}</div>'
         '<div style="font-size:13px;line-height:19px;color:{}">{}</div>'
         '<div style="font-size:12.5px;line-height:18px;min-height:36px;margin-top:5px">{}</div>',
         card.goal.title, c("ink3"), card.goal.says, c("ink2"), shape, expects or _why_not(card),

@@ -51,12 +51,12 @@ def _take_name(name: str) -> None:
 
 
 # ---------------------------------------------------------------- figures
-def figures(outlook: Outlook | None, machine: Hardware) -> None:
-    """Parameters, time, tokens, arithmetic, a step and disk."""
+def figures(outlook: Outlook | None, machine: Hardware, stale: bool = False) -> None:
+    """Parameters, time, tokens, arithmetic, a step and disk; faint where the draft is no longer what they are of."""
     labels = ("Parameters", "Time", "Tokens", "Compute", "Step", "Disk")
     cells = [(label, MISSING, "shows when the settings are valid") for label in labels]
     if outlook is not None:
-        cells = list(zip(labels, *zip(*_figures(outlook, machine), strict=True), strict=True))
+        cells = [(label, *cell) for label, cell in zip(labels, _figures(outlook, machine), strict=True)]
     drawn = join(
         markup(
             '<div style="min-width:0"><div style="font-size:12.5px;color:{}">{}</div>'
@@ -67,10 +67,16 @@ def figures(outlook: Outlook | None, machine: Hardware) -> None:
         for label, value, aside in cells
     )  # fmt: skip
     grid = (
-        '<div id="{}" style="scroll-margin-top:10rem;display:grid;gap:10px 14px;'
+        '<div id="{}" style="scroll-margin-top:10rem;display:grid;gap:10px 14px;opacity:{};'
         'grid-template-columns:repeat(auto-fit,minmax(min(200px,42%),1fr))">{}</div>'
     )
-    h(markup(grid, ANCHOR, drawn))
+    h(markup(grid, ANCHOR, _faint(stale), drawn))
+    if stale and outlook is not None:
+        note("Of the settings when they were last valid.")
+
+
+def _faint(stale: bool) -> str:
+    return "0.4" if stale else "1"
 
 
 def _figures(outlook: Outlook, machine: Hardware) -> list[tuple[str, str]]:
@@ -101,8 +107,8 @@ def _tokens_each(ratio: float) -> str:
 
 
 # ---------------------------------------------------------------- memory
-def memory_bar(outlook: Outlook) -> None:
-    """Memory by part, stacked, against what is free now and what others use."""
+def memory_bar(outlook: Outlook, stale: bool = False) -> None:
+    """Memory by part, stacked, against what is free now and what others use; faint where the draft is another."""
     words, role = verdict_words(outlook)
     need, free, cap = outlook.plan.total_bytes, outlook.free_bytes, max(outlook.total_bytes, outlook.plan.total_bytes)
     colors = palette()
@@ -120,7 +126,7 @@ def memory_bar(outlook: Outlook) -> None:
     )  # fmt: skip
     h(
         markup(
-            '<div style="border-top:1px solid {};padding-top:11px">'
+            '<div style="border-top:1px solid {};padding-top:11px;opacity:{}">'
             '<div style="display:flex;flex-wrap:wrap;align-items:center;gap:4px 8px;margin-bottom:8px">'
             '<b style="font-weight:600">Memory</b>{}'
             '<span style="margin-left:auto;font-weight:600">{} {}</span></div>'
@@ -130,8 +136,9 @@ def memory_bar(outlook: Outlook) -> None:
             "<span>at the highest moment of a step</span><span>in use by others {} of {}</span></div>"
             '<div style="display:grid;grid-template-columns:repeat(auto-fit,minmax(140px,1fr));gap:2px 20px;'
             'font-size:13px;line-height:19px;padding-top:6px">{}</div></div>',
-            c("grid"), tag(words, role), gib(need), text(f"/ {gib(free)} GiB free", "ink3"), words, c("idlebg"),
-            blocks, others, limit if need > free else "", c("ink3"), size(used), size(outlook.total_bytes), legend,
+            c("grid"), _faint(stale), tag(words, role), gib(need), text(f"/ {gib(free)} GiB free", "ink3"), words,
+            c("idlebg"), blocks, others, limit if need > free else "", c("ink3"), size(used),
+            size(outlook.total_bytes), legend,
         )
     )  # fmt: skip
     if outlook.verdict != "over" and (
