@@ -118,6 +118,7 @@ def plots(run: Run, others: list[Run], kept: int, every: float | None) -> None:
     @st.fragment(run_every=every, key="train_plots")
     def now() -> None:
         followed = train_shown.follows()
+        state.prefetch((run, *others))
         shown = train_shown.Shown(run, others, run.config, state.metrics(run), state.events(run))
         grid = st.grid(4, min_column_width=300, border=True)
         for card in train_grid.cards(shown, kept):

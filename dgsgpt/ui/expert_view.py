@@ -66,7 +66,7 @@ def load_card(shown: Shown) -> None:
     moe = shown.config.model.moe
     assert moe is not None
     even = fmt.percent(1 / moe.n_expert)
-    layers = loads_of(shown.metrics.frame)
+    layers = loads_of(shown.metrics.columns)
     if not layers:
         atoms.head("Expert load", f"max {fmt.percent(shown.metrics.last('moe/max_load'))}", f"even {even}")
         _curve(shown, "moe/max_load", "busiest expert", "train_moe", 100 / moe.n_expert)
@@ -84,7 +84,7 @@ def load_card(shown: Shown) -> None:
         atoms.h(value, width="content")
     drawn = keep(
         "experts", (*shown.stamp, layer),
-        lambda: prepare(heat_map(theme.palette(), *load_map(shown.metrics.frame, layers[layer]))),
+        lambda: prepare(heat_map(theme.palette(), *load_map(shown.metrics.columns, layers[layer]))),
     )  # fmt: skip
     alt = f"Share of tokens of each expert of MoE layer {layer} over steps, now at most {fmt.percent(busiest)}"
     live(drawn, "train_experts", alt, zoom=f"{shown.run.id} {layer}")
@@ -123,7 +123,7 @@ def entropy_card(shown: Shown) -> None:
 
 def _curve(shown: Shown, metric: str, name: str, key: str, limit: float | None = None) -> None:
     def build() -> go.Figure:
-        x, y = decimate(*columns(shown.metrics.frame, metric), 400)
+        x, y = decimate(*columns(shown.metrics.columns, metric), 400)
         figure = charts.small(theme.palette(), x, y * 100, shown.color, name, limit=limit, hover=".1f")
         figure.update_yaxes(ticksuffix="\u00a0%", rangemode="tozero")
         return figure

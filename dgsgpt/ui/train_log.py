@@ -11,10 +11,10 @@ from dgsgpt import files
 from dgsgpt import format as fmt
 from dgsgpt.runs import Run
 from dgsgpt.ui import atoms
-from dgsgpt.ui.atoms import markup
-from dgsgpt.ui.playground_view import plain_label
+from dgsgpt.ui.atoms import Html, markup, text
 from dgsgpt.ui.theme import c
 
+OPEN = "train_log_open"
 SIZES = (200, 1000, 5000)
 MAX_BYTES = 2_000_000
 PEEK = 60  # lines read while the drawer is closed
@@ -44,11 +44,16 @@ def drawer(run: Run) -> None:
     path = run.path / "train.log"
     size = path.stat().st_size if path.exists() else 0
     peek = files.tail_text(path, PEEK)
-    error = last_error(peek)
-    shown = st.expander(_label(size, peek, error), icon=":material/terminal:", key="train_log", on_change="rerun")
-    if not shown.open:
-        return
-    with shown:
+    is_open = bool(st.session_state.get(OPEN))
+    with st.container(border=True, key="train_log", gap="xsmall"):
+        with st.container(horizontal=True, vertical_alignment="center", gap="small", wrap=False):
+            said = "Close" if is_open else "Open"
+            st.button(
+                "Log", icon=":material/terminal:", key="train_log_button", type="tertiary", on_click=_toggle, help=said
+            )
+            atoms.h(summary(size, peek))
+        if not is_open:
+            return
         if not size:
             st.text("Nothing was printed yet.")
             return
@@ -70,6 +75,10 @@ def drawer(run: Run) -> None:
         atoms.note(f"{at_most} · {fmt.size(size)} · {path}")
 
 
+def _toggle() -> None:
+    st.session_state[OPEN] = not st.session_state.get(OPEN)
+
+
 def _pinned(error: Sequence[str]) -> None:
     if error:
         style = f"border-left:3px solid {c('bad')};padding-left:10px;white-space:pre-wrap;overflow-wrap:anywhere"
@@ -79,9 +88,13 @@ def _pinned(error: Sequence[str]) -> None:
             st.code("\n".join(error), language=None)
 
 
-def _label(size: int, peek: Sequence[str], error: Sequence[str]) -> str:
+def summary(size: int, peek: Sequence[str]) -> Html:
+    """How large the log is, the last error if there is one, and else the last line."""
     if not size:
-        return "Log · nothing printed yet"
-    if error:
-        return f"Log · {fmt.size(size)} · last error: {plain_label(error[-1], 120)}"
-    return f"Log · {fmt.size(size)} · no error lately · last: {plain_label(peek[-1], 90) if peek else ''}"
+        return text("nothing printed yet", "ink3", px=13)
+    error = last_error(peek)
+    found = markup("last error: {}", error[-1]) if error else markup("no error lately · {}", peek[-1] if peek else "")
+    line = (
+        '<div style="font-size:13px;color:{};white-space:nowrap;overflow:hidden;text-overflow:ellipsis">{} · {}</div>'
+    )
+    return markup(line, c("bad" if error else "ink3"), fmt.size(size), found)

@@ -79,6 +79,6 @@ def card(shown: Shown) -> None:
     found = state.machine()
     more = f"first of {len(found.gpus)} · " if len(found.gpus) > 1 else ""
     atoms.head("Machine", note=more + found.name)
-    drawn, own = rows(state.machine_history(), shown.metrics.frame, c("ink3"))
+    drawn, own = rows(state.machine_history(), shown.metrics.columns, c("ink3"))
     atoms.table(drawn, "84px minmax(0,1fr) max-content", align="llr")
     atoms.note("Curves: over the run. Figures: now." if own else "Since this page is open.")

@@ -91,7 +91,7 @@ def panel(shown: Shown) -> None:
     if step is None:
         return
     saved = list_checkpoints(shown.run)
-    moment = moment_at(shown.metrics.frame, shown.events, saved, step, shown.config.train.steps)
+    moment = moment_at(shown.metrics.columns, shown.events, saved, step, shown.config.train.steps)
     with st.container(border=True, key="train_moment", gap="xsmall"):
         with st.container(horizontal=True, vertical_alignment="center", gap="xsmall", wrap=False):
             atoms.h(_figures(moment))
@@ -151,5 +151,5 @@ def _checkpoint(run: Run, moment: Moment, saved: Sequence[CheckpointInfo]) -> No
             st.switch_page(page_file("checkpoints"), query_params={"checkpoint": refs})
         if st.button("Fork from here", key="train_moment_fork", icon=":material/call_split:", disabled=not usable):
             st.switch_page(page_file("configure"), query_params={"base": ref, "how": "fork"})
-        if st.button("All of it", key="train_moment_page", help="Everything known of this checkpoint."):
+        if st.button("Checkpoint page", key="train_moment_page", help="Everything known of this checkpoint."):
             st.switch_page(page_file("checkpoints"), query_params={"checkpoint": ref})

@@ -69,7 +69,7 @@ def loss(shown: Shown) -> None:
 
     def clicked(x: object, seen: str) -> None:
         if seen == zoom and isinstance(x, int | float):
-            step = train_moment.step_at(shown.metrics.frame, said.axis, float(x) * scale)
+            step = train_moment.step_at(shown.metrics.columns, said.axis, float(x) * scale)
             if step is not None:
                 train_moment.choose(shown.run, step)
 

@@ -104,7 +104,7 @@ def _against(shown: Shown, run: Run, said: LossOptions, places: list[str]) -> ob
     """The difference to the selected run where both have come as far; the place is added to `places`."""
     if run == shown.run:
         return "\u00a0"
-    found = read_out(shown.metrics.frame, state.metrics(run).frame, said.axis, said.weight)
+    found = read_out(shown.metrics.columns, state.metrics(run).columns, said.axis, said.weight)
     if found is None:
         return text(fmt.MISSING, "ink3")
     where = place(found.at, said.axis)

@@ -82,7 +82,7 @@ def said_html(before: Sample | None, sample: Sample) -> Html:
 
 def samples_html(samples: Sequence[Sample], chosen: int, metrics: Any, color: str, compare: bool = False) -> Html:
     """The first, a middle and the chosen sample; what the model wrote is text, never markup."""
-    steps, losses = columns(metrics.frame, "loss/val")
+    steps, losses = columns(metrics.columns, "loss/val")
     cells = []
     for index in beside(len(samples), chosen):
         event = samples[index]

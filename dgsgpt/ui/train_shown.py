@@ -96,7 +96,13 @@ def curves(shown: Shown) -> list[Curve]:
     groups = group_names([settings(run) for run in shown.runs], by) if by else [""] * len(shown.runs)
     return [
         Curve(
-            run.id, run.color_slot, state.metrics(run).frame, run == shown.run, status.is_live, status.max_steps, group
+            run.id,
+            run.color_slot,
+            state.metrics(run).columns,
+            run == shown.run,
+            status.is_live,
+            status.max_steps,
+            group,
         )
         for run, status, group in ((run, run.status(), group) for run, group in zip(shown.runs, groups, strict=True))
     ]

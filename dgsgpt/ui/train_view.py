@@ -33,7 +33,7 @@ def span_of(step: int) -> int:
 
 def change_over(metrics: Metrics, weight: float, span: int) -> float | None:
     """How much the smoothed training loss changed over the last `span` steps; None when there are fewer."""
-    steps, raw = columns(metrics.frame, "loss/train")
+    steps, raw = columns(metrics.columns, "loss/train")
     if not len(steps) or steps[-1] - steps[0] < span:
         return None
     smooth = ema(raw, weight)
@@ -107,7 +107,7 @@ def _bits_per_byte(metrics: Metrics, color: str) -> Kpi:
 
 def _throughput(metrics: Metrics) -> Kpi:
     speed = metrics.column("perf/tokens_per_s")
-    steps, seconds = columns(metrics.frame, "time_s")
+    steps, seconds = columns(metrics.columns, "time_s")
     per_step = (seconds[-1] - seconds[-2]) / (steps[-1] - steps[-2]) if len(steps) > 1 else None
     value = fmt.si(float(speed[-1])) if len(speed) else fmt.MISSING
     remark = text(f"{fmt.duration(per_step)} per step", "ink3") if per_step else "\u00a0"
@@ -141,7 +141,7 @@ def small_chart(
     palette: Palette, metrics: Metrics, key: str, color: str, name: str, *, scale: float = 1.0, **options: Any
 ) -> go.Figure:
     """One metric over steps for a card, decimated with its extremes kept."""
-    x, y = decimate(*columns(metrics.frame, key), SMALL_POINTS)
+    x, y = decimate(*columns(metrics.columns, key), SMALL_POINTS)
     return charts.small(palette, x, y * scale, color, name, **options)
 
 
@@ -162,7 +162,7 @@ def rate_chart(palette: Palette, metrics: Metrics, color: str, config: RunConfig
 
 def lowered(metrics: Metrics, train: TrainConfig) -> float | None:
     """By what the planned rates are multiplied since the run went back to a checkpoint; None where they are kept."""
-    steps, rates = columns(metrics.frame, "lr")
+    steps, rates = columns(metrics.columns, "lr")
     planned = learning_rate(int(steps[-1]) - 1, train) if len(steps) else 0.0
     share = float(rates[-1]) / planned if planned > 0 else 1.0
     return float(f"{share:.2g}") if share < LOWERED else None

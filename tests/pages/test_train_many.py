@@ -85,7 +85,7 @@ def test_a_clicked_step_shows_its_sample_and_checkpoint(
         "a truth of step 200",
     ):
         assert part in shown
-    assert {"Open in Playground", "Compare with the newest", "Fork from here", "All of it"} <= set(labels(app))
+    assert {"Open in Playground", "Compare with the newest", "Fork from here", "Checkpoint page"} <= set(labels(app))
     button(app, "Close").click().run()
     assert "Fork from here" not in labels(app)
 
