@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -109,6 +110,7 @@ def made_runs(size: Size) -> Iterator[tuple[Path, Path]]:
         for folder, runs, lines in (("many", size.runs, size.lines), ("long", 1, size.long)):
             place = root / f"{folder}-{runs}-{lines}"
             if not (place / "made").exists():
+                shutil.rmtree(place, ignore_errors=True)  # of a time that was cut short
                 synthetic.make_runs(place, runs, lines)
                 (place / "made").touch()
         yield root / f"many-{size.runs}-{size.lines}", root / f"long-1-{size.long}"

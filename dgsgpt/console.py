@@ -17,7 +17,7 @@ from rich.table import Table
 from dgsgpt import annotations as remarks
 from dgsgpt import launch
 from dgsgpt.format import ago, duration, loss, percent, perplexity, si, size
-from dgsgpt.metrics import MetricsTail
+from dgsgpt.metrics import MetricsTail, read_summary
 from dgsgpt.runs import Run
 from dgsgpt.supervise import supervise
 
@@ -36,15 +36,13 @@ Report = Callable[[str, float], None]
 # ---------------------------------------------------------------- runs
 def run_summary(run: Run) -> dict[str, Any]:
     """What `--json` says of a run."""
-    tail = MetricsTail(run.path)
-    tail.refresh()
     status = run.status()
     return {
         "run_id": run.id,
         "run_dir": str(run.path),
         "state": status.state,
         "step": status.step,
-        "loss/val": tail.last("loss/val"),
+        "loss/val": read_summary(run.path).last.get("loss/val"),
         "error": status.error,
     }
 
