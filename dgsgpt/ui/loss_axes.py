@@ -74,7 +74,7 @@ def set_x(figure: go.Figure, options: LossOptions, reach: float, first: float, u
 
 
 def y_range(lines: Sequence[Line], curves: Sequence[Curve], options: LossOptions) -> Range:
-    """The losses shown; a first steep drop may be cut off, on a linear axis."""
+    """The losses shown; where both axes are linear, a first steep drop may be cut off."""
     if not lines:
         return Range(0.0, 1.0)  # nothing yet: an empty frame
     smoothed = [line.y for line in lines]
@@ -89,7 +89,7 @@ def y_range(lines: Sequence[Line], curves: Sequence[Curve], options: LossOptions
         return Range(low, top)
     knee = float(np.quantile(np.concatenate(smoothed), 0.95))
     pad = max(0.06 * (knee - low), 1e-3)
-    if top - low <= 2.0 * (knee - low):
+    if options.log_x or top - low <= 2.0 * (knee - low):
         return Range(low - pad, top + pad)
     high = knee + 4 * pad
     shown = Range(low - pad, high)
@@ -117,6 +117,11 @@ def set_y(figure: go.Figure, shown: Range, log_y: bool) -> None:
     )  # fmt: skip
 
 
+def _across(line: Line, log_x: bool) -> float:
+    """Where a line ends, as an annotation wants it: on a logarithmic axis by its exponent."""
+    return float(np.log10(line.x[-1]) if log_x else line.x[-1])
+
+
 def add_labels(
     figure: go.Figure,
     palette: Palette,
@@ -128,12 +133,15 @@ def add_labels(
     """Name and value at each line's own end; labels that end at the right edge are pushed apart."""
     low, high = (np.log10(max(v, 1e-6)) for v in (shown.low, shown.high)) if options.log_y else (shown.low, shown.high)
     placed, (left, right) = -np.inf, figure.layout.xaxis.range
+    log_x = figure.layout.xaxis.type == "log"
+    furthest = max((_across(line, log_x) for line in lines), default=0.0)
     for line in sorted(lines, key=lambda one: float(one.y[-1])):
-        x, y = float(line.x[-1]), float(line.y[-1])
+        y = float(line.y[-1])
         at = np.log10(y) if options.log_y else y
         height = (at - low) / ((high - low) or 1.0) * PLOT_PX
-        across = np.log10(x) if figure.layout.xaxis.type == "log" else x
+        across = _across(line, log_x)
         at_edge = across >= left + 0.85 * (right - left)
+        across = furthest if at_edge else across  # a line that goes on would run through it
         wanted = max(height, placed + _LABEL_GAP_PX) if at_edge else height
         placed = wanted if at_edge else placed
         name = names[line.name] if len(names[line.name]) <= _NAME else names[line.name][: _NAME - 1] + "…"
