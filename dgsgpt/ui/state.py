@@ -42,17 +42,41 @@ def _events(path: Path, stamp: tuple[int, ...]) -> list[dict[str, Any]]:
     return read_events(path)
 
 
-@st.cache_resource(max_entries=4096, show_spinner=False)
-def _config(path: Path, created_at: float, _run: Run) -> RunConfig | None:
+class Memory:
+    """What was made last, by key and at most `limit` of it; thread-safe, and faster than streamlit's own caches."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._lock = limit, threading.Lock()
+        self._held: OrderedDict[Hashable, Any] = OrderedDict()
+
+    def get(self, key: Hashable, build: Callable[[], T]) -> T:
+        """What is held under `key`, else what `build` gives."""
+        with self._lock:
+            if key in self._held:
+                self._held.move_to_end(key)
+                known: T = self._held[key]
+                return known
+        made = build()
+        with self._lock:
+            self._held[key] = made
+            while len(self._held) > self._limit:
+                self._held.popitem(last=False)
+        return made
+
+
+@st.cache_resource(show_spinner=False)
+def _memories() -> dict[str, Memory]:
+    return {"configs": Memory(4096), "plans": Memory(4096), "drawings": Memory(MAX_DRAWINGS)}
+
+
+def _open_config(run: Run) -> RunConfig | None:
     try:
-        return _run.config
+        return run.config
     except ConfigError:  # one damaged file must not take the list of runs away
         return None
 
 
-@st.cache_resource(max_entries=4096, show_spinner=False)
-def _plan(path: Path, created_at: float, _run: Run) -> Plan | None:
-    known = _config(path, created_at, _run)
+def _plan(known: RunConfig | None) -> Plan | None:
     try:
         return plan(known) if known else None
     except DgsgptError:  # a run that cannot be planned is shown all the same
@@ -72,7 +96,7 @@ def runs() -> list[Run]:
 
 def config(run: Run) -> RunConfig | None:
     """The run's config, or None when its file is damaged or of another version."""
-    return _config(run.path, run.created_at, run)
+    return _memories()["configs"].get((run.path, run.created_at), lambda: _open_config(run))
 
 
 def config_problem(run: Run) -> str | None:
@@ -149,7 +173,7 @@ def events(run: Run) -> list[dict[str, Any]]:
 
 def planned(run: Run) -> Plan | None:
     """Parameters, FLOPs and memory by the planner; None when the planner refuses the config."""
-    return _plan(run.path, run.created_at, run)
+    return _memories()["plans"].get((run.path, run.created_at), lambda: _plan(config(run)))
 
 
 def live_runs(available: list[Run]) -> list[Run]:
@@ -164,29 +188,13 @@ def pick_run(available: list[Run], wanted: str | None) -> Run:
 
 
 # ---------------------------------------------------------------- drawings
-@st.cache_resource(show_spinner=False)
-def _drawings() -> tuple[OrderedDict[tuple[str, Hashable], Any], threading.Lock]:
-    return OrderedDict(), threading.Lock()
-
-
 def drawn(name: str, key: Hashable, build: Callable[[], T]) -> T:
     """What `build` gives, made once for all sessions as long as `key` is the same; the last few hundred are held.
 
     For figures and markup that take milliseconds to make. `key` has to hold all that they depend on: `stamp` of the
     runs, the options, `theme.mode()`; what it gives must not be changed.
     """
-    held, lock = _drawings()
-    with lock:
-        if (name, key) in held:
-            held.move_to_end((name, key))
-            known: T = held[name, key]
-            return known
-    made = build()
-    with lock:
-        held[name, key] = made
-        while len(held) > MAX_DRAWINGS:
-            held.popitem(last=False)
-    return made
+    return _memories()["drawings"].get((name, key), build)
 
 
 # ---------------------------------------------------------------- machine

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Lock
 from types import ModuleType
 from typing import Any
 
@@ -111,9 +109,8 @@ def test_modules_are_set_aside_once_and_again_when_there_are_more(monkeypatch: p
 
 
 def test_a_drawing_is_made_once_for_each_key_and_the_oldest_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    held: tuple[OrderedDict[object, object], object] = (OrderedDict(), Lock())
-    monkeypatch.setattr(state, "_drawings", lambda: held)
-    monkeypatch.setattr(state, "MAX_DRAWINGS", 2)
+    memories = {"drawings": state.Memory(2)}
+    monkeypatch.setattr(state, "_memories", lambda: memories)
     made: list[object] = []
 
     def ask(name: str, key: object) -> object:
