@@ -16,18 +16,16 @@ from dgsgpt.calibrate_command import calibrate
 from dgsgpt.cli_options import json_option, print_json, runs_dir_option, set_option
 from dgsgpt.compare_command import compare
 from dgsgpt.dry_run_command import dry_run
-from dgsgpt.errors import ConfigError, DgsgptError
+from dgsgpt.errors import DgsgptError
 from dgsgpt.format import printable
 from dgsgpt.goals_command import goals
 from dgsgpt.inspect_command import inspect
 from dgsgpt.metrics_command import metrics
+from dgsgpt.plan_command import plan
 from dgsgpt.quantize_command import quantize
 from dgsgpt.report_command import report
 
 if TYPE_CHECKING:
-    from dgsgpt.config import RunConfig
-    from dgsgpt.fitting import Fitted
-    from dgsgpt.hardware import Hardware
     from dgsgpt.runs import Run
 
 
@@ -286,58 +284,7 @@ def checkpoints(root: Path, run: str | None, as_json: bool) -> None:
         console.print_checkpoints(found)
 
 
-# ---------------------------------------------------------------- planning and data
-@main.command()
-@click.argument("config")
-@set_option
-@click.option(
-    "--fit",
-    "fit_file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write the config, changed so that it fits what is free, to a new FILE.",
-)
-@json_option
-def plan(config: str, overrides: tuple[str, ...], fit_file: Path | None, as_json: bool) -> None:
-    """Say what CONFIG, a file or profile cpu, low, medium, high or auto, costs, and whether it fits what is free."""
-    from dgsgpt import console, hardware, planner
-
-    machine = hardware.detect()
-    loaded, source = _config_or_profile(config, overrides, machine)
-    report = planner.report(loaded, machine)
-    if as_json:
-        print_json(report)
-    else:
-        console.print_plan(loaded, report, machine, source)
-    if fit_file is not None:
-        _write_fitted(planner.fit_to(loaded, machine), fit_file)
-        click.echo(f"written: {fit_file}", err=True)
-
-
-def _write_fitted(fitted: Fitted | None, path: Path) -> None:
-    from dgsgpt.files import write_atomic
-
-    if fitted is None:
-        raise ConfigError(f"--fit {path}: nothing makes this model fit what is free; choose a smaller one")
-    if path.exists():
-        raise ConfigError(f"--fit {path} exists already; name a new file")
-    try:
-        write_atomic(path, fitted.config.to_yaml().encode())
-    except OSError as e:
-        raise ConfigError(f"--fit {path} cannot be written ({e.strerror}); name a file in a folder of yours") from e
-
-
-def _config_or_profile(name: str, overrides: tuple[str, ...], machine: Hardware) -> tuple[RunConfig, str]:
-    """The config of a file or, where there is no such file, of a profile; and the path it came from."""
-    from dgsgpt import profiles
-    from dgsgpt.config import load_config
-
-    path = Path(name)
-    if not path.exists() and name in (*profiles.PROFILE_NAMES, "auto"):
-        path = profiles.profile_path(profiles.choose_profile(machine) if name == "auto" else name)
-    return load_config(path, overrides), str(path)
-
-
+# ---------------------------------------------------------------- data
 @main.command()
 @click.argument("corpus")
 @click.option(
@@ -377,6 +324,7 @@ for _command in (
     calibrate,
     dry_run,
     goals,
+    plan,
     inspect,
 ):
     main.add_command(_command)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from dgsgpt import dry_run
 from dgsgpt.calibrate import Calibration, expected, pass_flops, read_calibration
@@ -73,6 +74,20 @@ def duration_of(config: RunConfig, speed: Speed) -> Duration:
     """How long the run may take at this speed: steps and validations, without saving."""
     flops = run_flops(config)
     return Duration(flops / speed.flops_per_s, flops / speed.fast, flops / speed.slow)
+
+
+def report(config: RunConfig, speed: Speed | None) -> dict[str, Any] | None:
+    """What `dgsgpt plan --json` gives as `time`; None where nothing was measured."""
+    if speed is None:
+        return None
+    found = duration_of(config, speed)
+    return {
+        "seconds": found.seconds,
+        "low_s": found.low,
+        "high_s": found.high,
+        "step_s": step_flops(config) / speed.flops_per_s,
+        "source": speed.source,
+    }
 
 
 # ---------------------------------------------------------------- where a speed is from

@@ -46,6 +46,7 @@ LAYERS: list[set[str]] = [
         "calibrate_command",
         "dry_run_command",
         "goals_command",
+        "plan_command",
         "catalog_commands",
         "compare_command",
         "exchange_commands",

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from dgsgpt import dry_run, hardware, pace
 from dgsgpt.calibrate import Calibration, Rate
+from dgsgpt.cli import main
 from dgsgpt.config import RunConfig
 from dgsgpt.costs import count_flops_per_token
 from dgsgpt.dry_run import DryRun
@@ -83,3 +86,16 @@ def test_a_run_on_this_machine_tells_its_speed_and_one_of_another_does_not(runs_
     assert pace.gather(elsewhere, runs_dir, [run], lambda _: [10.0]).speed_of(run.config) is None
     assert found.at is not None
     assert found.at <= time.time()
+
+
+def test_plan_tells_the_time_once_it_can_be_known(runs_dir: Path, tmp_path: Path, make_config: Make) -> None:
+    config, path = make_config(), tmp_path / "tiny.yaml"
+    path.write_text(config.to_yaml())
+    command = ["plan", str(path), "--json", "--runs-dir", str(runs_dir)]
+    assert json.loads(CliRunner().invoke(main, command).output)["time"] is None
+    runs_dir.mkdir()
+    dry_run.keep(runs_dir, of_steps(config, 2.0))
+    told = json.loads(CliRunner().invoke(main, command).output)["time"]
+    assert told["step_s"] == pytest.approx(2.0)
+    assert told["seconds"] >= config.train.steps * 2.0
+    assert told["low_s"] < told["seconds"] <= told["high_s"]
