@@ -54,11 +54,17 @@ def loss_chart(
     if lines:
         top = 10 ** float(figure.layout.yaxis.range[1]) if options.log_y else shown.high
         hidden = loss_marks.add_edge(figure, palette, curves, lines, options, scale, replace(shown, high=top))
-    loss_axes.add_labels(figure, palette, lines, short_names([line.name for line in lines]), shown, options)
+    loss_axes.add_labels(figure, palette, lines, _label_names(lines), shown, options)
     for curve in mains:
         loss_marks.add_events(figure, palette, curve, events, options, scale)
     total = sum(line.points for line in lines)
     return LossChart(figure, _caption(drawn, total, options, shown.cut, hidden, curves, lines), drawn, total, scale)
+
+
+def _label_names(lines: Sequence[Line]) -> dict[str, str]:
+    """Runs without what all their names begin with; groups as they are."""
+    shortened = short_names([line.name for line in lines])
+    return {line.name: line.name if len(line.low) else shortened[line.name] for line in lines}
 
 
 def _add_line(figure: go.Figure, palette: Palette, line: Line, options: LossOptions) -> int:

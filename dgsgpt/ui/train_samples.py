@@ -54,7 +54,7 @@ def beside(count: int, chosen: int) -> list[int]:
 
 def changes(before: str, after: str) -> list[tuple[str, str]]:
     """`after` as pieces `same`, `new` and what is gone of `before` as `gone`, word by word."""
-    old, new = (re.findall(r"\s+|[^\s]+", said)[:MAX_WORDS] for said in (before, after))
+    old, new = (re.findall(r"\S+\s*|\s+", said)[:MAX_WORDS] for said in (before, after))
     pieces: list[tuple[str, str]] = []
     for kind, i, j, k, m in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
         if kind == "equal":
