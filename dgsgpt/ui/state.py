@@ -28,7 +28,7 @@ from dgsgpt.supervise import PAUSE_FILE, SAVE_FILE
 __all__ = ["Metrics"]
 REFRESH_S = 2.0
 HISTORY = 60
-MAX_DRAWINGS = 256
+MAX_DRAWINGS = 96
 T = TypeVar("T")
 
 

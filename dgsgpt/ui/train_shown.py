@@ -21,7 +21,6 @@ AXIS, SMOOTH, RAW, LOG_X, LOG_Y, LIVE = (
     "train_axis", "train_smooth", "train_raw", "train_logx", "train_logy", "train_live",
 )  # fmt: skip
 OTHERS, GROUP = "train_others", "train_group"
-_KEPT = "train_kept"
 
 
 @dataclass(frozen=True)
@@ -52,13 +51,11 @@ class Shown:
 
 
 def keep(name: str, key: object, build: Callable[[], T]) -> T:
-    """What `build` gives, kept under `name` until `key` is another: a refresh with nothing new costs a comparison."""
-    kept: dict[str, tuple[object, Any]] = st.session_state.setdefault(_KEPT, {})
-    found = kept.get(name)
-    if found is None or found[0] != key:
-        found = kept[name] = (key, build())
-    value: T = found[1]
-    return value
+    """What `build` gives, kept for all sessions by `name` and `key`: a refresh with nothing new costs a comparison.
+
+    `key` has to hold all that it depends on.
+    """
+    return state.drawn(f"train {name}", repr(key), build)  # repr: what events tell need not be hashable
 
 
 # ---------------------------------------------------------------- the toolbar
