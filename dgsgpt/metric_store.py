@@ -129,9 +129,11 @@ def covers(stored: Stored, lines: Path) -> bool:
 
 
 def _is_of(source: Source, lines: Path) -> bool:
+    """The very file, which may have grown, or a copy of it as it was, such as from an archive."""
     stat = lines.stat()
-    grown = stat.st_size > source.offset or stat.st_mtime_ns == source.mtime_ns
-    if stat.st_ino != source.inode or stat.st_size < source.offset or not grown:
+    as_it_was = (stat.st_size, stat.st_mtime_ns) == (source.offset, source.mtime_ns)
+    grown = stat.st_ino == source.inode and stat.st_size > source.offset
+    if not as_it_was and not grown:
         return False
     return fingerprint(lines, source.offset) == source.digest != ""
 

@@ -91,7 +91,8 @@ def assert_equal(fast: Lines, slow: Lines) -> None:
 
 
 TRICKY = [
-    b'{"step": 1}{"step": 2}', b'{"step": 1}{"step": 2}\n{"step": 3, "x": {\n"y": 1}}', b'{"step": 1\n"x": 2}\n{"step": 3}{"step": 4}', b'{"step": 1, "x": NaN}',
+    b'{"step": 1}{"step": 2}', b'{"step": 1}{"step": 2}\n{"step": 3, "x": {\n"y": 1}}',
+    b'{"step": 1\n"x": 2}\n{"step": 3}{"step": 4}', b'{"step": 1, "x": NaN}',
     b'{"step": 1.0}',
     b'{"step": 1, "x": 1, "x": 2}', b'{"step": 1, "x": 01}', b'{"step": 1, "x": -0}', b'{"step": 1, "x": 1e400}',
     b'{"step": 1, "x": 12345678901234567891}', b'{"step": 9223372036854775808}', b' {"step": 1} ', b'{"step": 1}\r',
@@ -304,6 +305,13 @@ def test_where_nothing_can_be_written_it_works_without(long_run: Path, monkeypat
     monkeypatch.setattr(files, "write_atomic", refuse)
     assert_same(fresh(long_run), long_run / METRICS)
     assert [p.name for p in long_run.iterdir()] == [METRICS]
+
+
+def test_a_copied_run_brings_its_columns(long_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = fresh(long_run).frame
+    shutil.copytree(long_run, tmp_path / "copy", ignore=shutil.ignore_patterns("copy"))
+    monkeypatch.setattr(metrics, "parse_block", no_parsing)
+    assert fresh(tmp_path / "copy").frame.equals(first)
 
 
 def test_a_copied_run_is_read_from_its_own_lines(long_run: Path, tmp_path: Path) -> None:
