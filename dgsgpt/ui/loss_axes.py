@@ -87,7 +87,9 @@ def y_range(lines: Sequence[Line], curves: Sequence[Curve], options: LossOptions
         low = min(low, float(np.quantile(raw, 0.02)))
     if options.log_y:
         return Range(low, top)
-    knee = float(np.quantile(np.concatenate(smoothed), 0.95))
+    # Of all points nearly all, but of each run enough too: a short one must not vanish above many points of a long one.
+    own = [float(np.quantile(line.y, 0.9 if line.main else 0.5)) for line in lines]
+    knee = max(float(np.quantile(np.concatenate(smoothed), 0.95)), *own)
     pad = max(0.06 * (knee - low), 1e-3)
     if options.log_x or top - low <= 2.0 * (knee - low):
         return Range(low - pad, top + pad)

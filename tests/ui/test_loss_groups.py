@@ -113,6 +113,15 @@ def test_spikes_above_the_axis_are_marked_but_the_first_drop_is_only_counted(raw
         assert not marks
 
 
+def test_a_short_run_is_seen_beside_a_long_one_that_is_lower() -> None:
+    long, short = frame(20_000), frame(10)
+    for main in (False, True):
+        curves = [Curve("long", 0, long, main=not main), Curve("short", 1, short, main=main)]
+        figure = loss_chart(LIGHT, curves, [], LossOptions(weight=0.5)).figure
+        shown = ema(short["loss/train"].to_numpy(), 0.5) <= figure.layout.yaxis.range[1]
+        assert shown[-5:].all()
+
+
 # ---------------------------------------------------------------- logarithmic axes
 def test_a_logarithmic_x_axis_begins_at_the_first_point_and_events_lie_right() -> None:
     event = [{"kind": "checkpoint", "step": 500}, {"kind": "checkpoint", "step": 0}, {"kind": "health", "step": 300}]
