@@ -15,7 +15,7 @@ from typing import Any
 from dgsgpt import dry_run
 from dgsgpt.calibrate import Calibration, expected, pass_flops, read_calibration
 from dgsgpt.config import RunConfig
-from dgsgpt.costs import count_flops_per_token
+from dgsgpt.costs import count_flops_per_token, settled_device
 from dgsgpt.errors import ConfigError
 from dgsgpt.hardware import Hardware
 from dgsgpt.metrics import MetricsTail
@@ -136,9 +136,10 @@ def choose(
 
 def tried(config: RunConfig, machine: Hardware, past: Sequence[dry_run.DryRun]) -> Speed | None:
     """The speed of the newest dry run of exactly these steps on this device."""
-    wanted = dry_run.fingerprint(config)
+    wanted, device = dry_run.fingerprint(config), settled_device(config, machine.device)
+    name = machine.name if device == machine.device else machine.cpu_name
     for run in past:
-        if run.fingerprint == wanted and run.step_s and run.name == machine.name:
+        if run.fingerprint == wanted and run.step_s and run.name == name:
             flops = step_flops(config)
             return Speed(
                 flops / run.step_s, flops / max(run.timed), flops / min(run.timed), "dry run", "a dry run", run.at

@@ -117,6 +117,19 @@ def test_the_worker_measures_real_steps_of_every_model_and_precision(monkeypatch
     assert [s["share"] for s in said[:-1]] == [0.0, 0.5]
 
 
+def test_where_memory_runs_out_the_smaller_model_tells_the_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def time_steps(config: RunConfig, *_: object) -> list[float]:
+        if config.model.n_embd > 128:
+            raise MemoryError
+        return [0.5]
+
+    monkeypatch.setattr(speed, "time_steps", time_steps)
+    monkeypatch.setattr(speed, "precisions", lambda device: ["fp32"])
+    said: list[dict[str, Any]] = []
+    speed.measure("cpu", 0.01, said.append)
+    assert [rate["model"] for rate in said[-1]["rates"]] == ["small"]
+
+
 def test_a_rate_is_the_arithmetic_of_a_step_over_its_median_time() -> None:
     config = speed.shape_config("cpu", "small", "fp32")
     found = speed.rate_of("small", config, [2.0, 1.0, 4.0])

@@ -16,6 +16,7 @@ from dgsgpt.calibrate import Rate, pass_flops
 from dgsgpt.config import RunConfig, build_config
 from dgsgpt.costs import count_params
 from dgsgpt.data.loader import Batch
+from dgsgpt.train.advice import is_out_of_memory
 from dgsgpt.train.optim import build_updates
 from dgsgpt.train.precision import has_native_bf16
 from dgsgpt.train.stepper import Stepper, pick_device
@@ -29,7 +30,7 @@ _VOCABULARY = 4096
 # name -> layers, heads, width, context, micro-batch; small ones are bound by overhead, medium ones by matrix products
 SHAPES = {
     "cpu": {"small": (4, 4, 128, 128, 8), "medium": (4, 8, 512, 256, 4)},
-    "cuda": {"small": (8, 8, 512, 512, 8), "medium": (12, 16, 1024, 1024, 8)},
+    "cuda": {"small": (8, 8, 512, 512, 8), "medium": (12, 16, 1024, 1024, 4)},
 }
 
 
@@ -114,7 +115,11 @@ def measure(device_name: str, seconds: float, say: Callable[[dict[str, Any]], No
     for done, (size, precision) in enumerate(jobs):
         say({"message": f"{size} model in {precision}", "share": done / len(jobs)})
         config = shape_config(device.type, size, precision)
-        rates.append(rate_of(size, config, time_steps(config, device, seconds)))
+        try:
+            rates.append(rate_of(size, config, time_steps(config, device, seconds)))
+        except Exception as e:
+            if not is_out_of_memory(e) or not rates:  # a small device tells its speed by the small model alone
+                raise
     facts = {"threads": torch.get_num_threads(), "torch": torch.__version__, "load": load}
     say({**facts, "rates": [rate.__dict__ for rate in rates]})
 

@@ -46,13 +46,10 @@ class Form:
     beside: bool = True
 
     def label(self, path: str, text: str = "") -> str:
-        """A field's name, with a dot when it differs from the base."""
+        """A field's name, with a dot when it differs from the base, or from what a section begins with."""
         self.drawn.add(path)
-        return (
-            f"{text or form.label_of(path)} {DOT}"
-            if form.differs_within(self.changed, path)
-            else text or form.label_of(path)
-        )
+        name = text or form.label_of(path)
+        return f"{name} {DOT}" if self._resettable(path) else name
 
     def idle(self, path: str) -> bool:
         """Whether a field cannot be set because it changes nothing now; one that is to be mended always can be."""

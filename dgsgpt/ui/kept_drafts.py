@@ -23,6 +23,7 @@ from dgsgpt.ui.draft import Workbench
 
 FOLDER, PARAMETER = ".drafts", "draft"
 MOST = 5
+_LAST = "kept_draft"  # in the session: what was written last
 OFFERED_S = 7 * 86_400.0
 _ID = re.compile(r"[0-9a-f]{12}")
 
@@ -47,31 +48,35 @@ def _path(draft_id: str) -> Path:
 
 # ---------------------------------------------------------------- written
 def keep(bench: Workbench) -> None:
-    """Write a draft that differs from its base, and name it in the address; where the disk refuses, it is not kept."""
-    if bench.draft == bench.base:
+    """Write a draft that somebody has touched, and name it in the address; where the disk refuses, it is not kept."""
+    if bench.draft == bench.base and not bench.undo:
         return
-    begun = bench.origin
-    values = {
-        "draft": bench.draft, "base": bench.base, "base_title": bench.base_title, "profile": bench.profile,
-        "source": bench.source, "name": bench.name, "origin": begun and {"ref": begun.ref, "how": begun.how},
-    }  # fmt: skip
-    if st.session_state.get("kept_draft") != values:
+    values = _values(bench)
+    if st.session_state.get(_LAST) != values:
         try:
             _path(bench.id).parent.mkdir(parents=True, exist_ok=True)
             files.write_json(_path(bench.id), {**values, "saved_at": time.time()}, durable=False)
         except OSError:  # the draft lives in the session all the same
             return
-        st.session_state["kept_draft"] = values
+        st.session_state[_LAST] = values
         for old in _all()[MOST:]:
             _path(old.id).unlink(missing_ok=True)
     if st.query_params.get(PARAMETER) != bench.id:
         st.query_params[PARAMETER] = bench.id
 
 
+def _values(bench: Workbench) -> dict[str, Any]:
+    begun = bench.origin
+    return {
+        "draft": bench.draft, "base": bench.base, "base_title": bench.base_title, "profile": bench.profile,
+        "source": bench.source, "name": bench.name, "origin": begun and {"ref": begun.ref, "how": begun.how},
+    }  # fmt: skip
+
+
 def forget(bench: Workbench) -> None:
-    """Its run has begun: it is no draft any more."""
+    """Its run has begun: until it is changed again, it is no draft."""
     _path(bench.id).unlink(missing_ok=True)
-    st.session_state.pop("kept_draft", None)
+    st.session_state[_LAST] = _values(bench)
 
 
 # ---------------------------------------------------------------- read
@@ -129,7 +134,7 @@ def offer(bench: Workbench) -> None:
     if bench.undo or bench.draft != bench.base:
         return
     now = time.time()
-    kept = next((k for k in _all() if k.id != bench.id and now - k.saved_at < OFFERED_S), None)
+    kept = next((k for k in _all() if k.id != bench.id and k.changes and now - k.saved_at < OFFERED_S), None)
     if kept is not None:
         label = f":blue[Restore the draft from {ago(kept.saved_at, now)}: {plural(kept.changes, 'change')}]"
         st.button(

@@ -244,6 +244,16 @@ def test_a_reload_of_the_page_keeps_the_draft() -> None:
     assert (bench(again).base_title, bench(again).name) == ("profile CPU", "mine")
 
 
+def test_a_reload_keeps_the_goal_and_that_everything_was_reset(runs_dir: Path) -> None:
+    at = press(set_to(open_page(), "tier", tiers.GOAL), "goal_minute")
+    assert bench(reloaded(bench(at).id)).source == "goal:minute"
+    set_to(at, "tier", tiers.ESSENTIALS)
+    press(set_to(at, "set_model-n_layer", 7), "reset_all")
+    again = reloaded(bench(at).id)
+    assert bench(again).draft == bench(again).base == bench(at).base
+    assert not [b for b in open_page().button if b.key == "restore_draft"]  # nothing that would be lost
+
+
 def test_a_new_tab_is_offered_the_draft_of_another_and_no_longer_once_its_run_began(
     runs_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
