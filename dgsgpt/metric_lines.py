@@ -9,14 +9,20 @@ from __future__ import annotations
 
 import json
 import math
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 MAX_LINE = 1_000_000
 FAST_BYTES = 1 << 19  # a block from which loading pyarrow pays
 _STEPS = range(-(2**63), 2**63)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,23 @@ def parse_block(block: bytes, max_line: int = MAX_LINE) -> Lines:
         if found is not None:
             return found
     return _line_by_line(block, max_line)
+
+
+def parse_ahead(blocks: Iterable[tuple[bytes, T]], threads: int) -> Iterator[tuple[Lines, T]]:
+    """Each block's rows with what comes beside it, in order; several blocks are parsed at the same time."""
+    if threads < 2:
+        yield from ((parse_block(block), beside) for block, beside in blocks)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(threads, "parse") as pool:
+        ahead: deque[tuple[Future[Lines], T]] = deque()
+        for block, beside in blocks:
+            ahead.append((pool.submit(parse_block, block), beside))
+            if len(ahead) > threads:
+                first, its = ahead.popleft()
+                yield first.result(), its
+        yield from ((first.result(), its) for first, its in ahead)
 
 
 # ---------------------------------------------------------------- line by line

@@ -11,6 +11,7 @@ How a long file is read fast: `metric_lines` makes columns of many lines at once
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from dgsgpt import files, metric_store
 from dgsgpt.curves import decimate, ema
-from dgsgpt.metric_lines import parse_block, parse_row
+from dgsgpt.metric_lines import parse_ahead, parse_row
 from dgsgpt.metric_summary import MetricSummary, summarise
 from dgsgpt.metric_table import Columns, GrowingTable
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 METRICS = "metrics.jsonl"
 EVENTS = "events.jsonl"
 KEEP_BYTES = 1 << 16  # shorter files are read anew as fast
+LONG_BYTES = 32 << 20  # from here on several threads read a file
 QUIET_S = 30.0  # after which a run is taken not to write any more lines soon
 
 __all__ = [
@@ -121,7 +123,7 @@ class MetricsTail:
             changed = self._take_over(stat.st_size) or changed
         else:
             changed = False
-        changed = self._read() or changed
+        changed = self._read(stat.st_size - self._offset) or changed
         self._store(stat.st_mtime)
         return changed
 
@@ -129,10 +131,12 @@ class MetricsTail:
         """Whether the file still ends, up to where it was read, as it did then."""
         return not self._offset or metric_store.fingerprint(self.path, self._offset) == self._end != ""
 
-    def _read(self) -> bool:
+    def _read(self, new_bytes: int) -> bool:
         before = self._offset
-        for block, self._offset, inside in files.read_blocks(self.path, self._offset, self._inside):  # noqa: B020
-            lines = parse_block(block)
+        blocks = files.read_blocks(self.path, self._offset, self._inside)
+        threads = min(4, os.cpu_count() or 1) if new_bytes >= LONG_BYTES else 1
+        pieces = parse_ahead(((block, (offset, inside)) for block, offset, inside in blocks), threads)
+        for lines, (self._offset, inside) in pieces:
             self.skipped += lines.skipped + (inside and not self._inside)
             self._inside = inside
             self._table.add(lines)

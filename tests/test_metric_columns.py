@@ -124,6 +124,12 @@ def test_plain_lines_take_the_fast_way(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.values["loss/train"].tolist() == [1 / n for n in range(1, 50)]
 
 
+def test_blocks_parsed_at_the_same_time_come_in_order() -> None:
+    blocks = [(lines_of([{"step": n, "x": n}] * 50), n) for n in range(20)]
+    found = list(metric_lines.parse_ahead(iter(blocks), 3))
+    assert [(lines.steps[0], beside) for lines, beside in found] == [(n, n) for n in range(20)]
+
+
 def test_without_pyarrow_everything_is_read_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     block = lines_of({"step": n, "x": n / 3} for n in range(5))
     monkeypatch.setattr(metric_lines, "FAST_BYTES", 0)
@@ -154,6 +160,7 @@ def test_any_order_of_writes_cuts_and_refreshes_reads_as_the_file_does_at_once(
     with monkeypatch.context() as patch:
         for module, name, value in (
             (metrics, "KEEP_BYTES", 1),
+            (metrics, "LONG_BYTES", 20),
             (metrics, "QUIET_S", -1e9),
             (metric_lines, "FAST_BYTES", 0),
         ):
@@ -239,7 +246,7 @@ def no_parsing(*_: object) -> Lines:
 def test_the_second_reader_parses_nothing(long_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = fresh(long_run)
     assert (long_run / metric_store.NAME).is_file()
-    monkeypatch.setattr(metrics, "parse_block", no_parsing)
+    monkeypatch.setattr(metric_lines, "parse_block", no_parsing)
     second = fresh(long_run)
     assert second.frame.equals(first.frame)
     summary = read_summary(long_run)
@@ -310,7 +317,7 @@ def test_where_nothing_can_be_written_it_works_without(long_run: Path, monkeypat
 def test_a_copied_run_brings_its_columns(long_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = fresh(long_run).frame
     shutil.copytree(long_run, tmp_path / "copy", ignore=shutil.ignore_patterns("copy"))
-    monkeypatch.setattr(metrics, "parse_block", no_parsing)
+    monkeypatch.setattr(metric_lines, "parse_block", no_parsing)
     assert fresh(tmp_path / "copy").frame.equals(first)
 
 
