@@ -22,8 +22,8 @@ def told(found: Calibration, now: float) -> str:
     """What the calibration found, in one line."""
     rates = [rate.flops_per_s for rate in found.rates]
     span = f"{scientific(min(rates))} to {scientific(max(rates))}"
-    busy = f", while others kept it {percent(found.load, 0)} busy" if found.load > BUSY else ""
-    return f"Calibrated {ago(found.measured_at, now)}: {span} FLOP/s{busy}"
+    busy = f", {percent(found.load, 0)} busy" if found.load > BUSY else ""
+    return f"Calibrated {ago(found.measured_at, now)}{busy}: {span} FLOP/s"
 
 
 def line(found: Calibration | None, machine: Hardware) -> None:

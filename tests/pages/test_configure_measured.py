@@ -15,10 +15,11 @@ from streamlit.testing.v1 import AppTest
 
 from dgsgpt import calibrate, dry_run, files, goals, process
 from dgsgpt.calibrate import Calibration, Rate
-from dgsgpt.config import load_config
+from dgsgpt.config import build_config, load_config
 from dgsgpt.dry_run import DryRun
-from dgsgpt.format import duration, step_time
-from dgsgpt.pace import Evidence, duration_of
+from dgsgpt.format import duration, percent, step_time
+from dgsgpt.pace import Evidence, arithmetic_per_token, duration_of
+from dgsgpt.planner import plan
 from dgsgpt.profiles import load_profile
 from dgsgpt.run_queue import read_queue
 from dgsgpt.runs import list_runs
@@ -167,6 +168,21 @@ def test_a_draft_that_is_too_large_for_a_cpu_gets_no_dry_run(machine: Any) -> No
     at = open_page()
     assert at.button(key="dry_run").disabled
     assert "more memory than is free" in at.button(key="dry_run").help
+
+
+def test_where_it_fits_more_room_is_offered_with_its_price(machine: Any) -> None:
+    config = load_profile("cpu").config
+    need = plan(config, "cpu").total_bytes
+    machine(ram_available_bytes=int(1.5 * need))
+    at = open_page()
+    page = shown(at)
+    assert "More room, if you want it" in page
+    assert "computed, not measured" in page
+    full = build_config(form.apply(config.to_dict(), {"train.gradient_checkpointing": "full"}))
+    more = arithmetic_per_token(full) / arithmetic_per_token(config) - 1
+    assert f"+{percent(more, 0)} time" in page
+    machine(ram_available_bytes=4 * need)
+    assert "More room" not in shown(settled(at.run()))
 
 
 # ---------------------------------------------------------------- the queue
