@@ -17,7 +17,7 @@ import streamlit as st
 from dgsgpt import files
 from dgsgpt.errors import CheckpointError, DgsgptError
 from dgsgpt.format import ago, plural
-from dgsgpt.rules import flatten
+from dgsgpt.rules import Setting, flatten
 from dgsgpt.ui import draft, form, origin, state
 from dgsgpt.ui.draft import Workbench
 
@@ -90,16 +90,24 @@ def _read(draft_id: str) -> Kept | None:
 
 
 def _is_draft(value: Any) -> bool:
-    """Whether it has the settings of this version's schema, whatever their values are."""
+    """Whether it has exactly the settings of this version's schema, each with a value that its field can show."""
     if not isinstance(value, Mapping) or not all(isinstance(value.get(s), Mapping) for s in ("data", "model", "train")):
         return False
-    found = set(flatten(value)) - {"schema_version"}
-    wanted = {p for p, s in form.SETTINGS.items() if form.is_shown(dict(value), p) and not _is_on(dict(value), s)}
-    return found == wanted
+    values = dict(value)
+    shown = {p: s for p, s in form.SETTINGS.items() if form.is_shown(values, p)}
+    wanted = {p for p, s in shown.items() if not (s.section and form.get(values, p) is not None)}
+    return set(flatten(values)) - {"schema_version"} == wanted and all(
+        _fits(shown[p], form.get(values, p)) for p in wanted
+    )
 
 
-def _is_on(values: dict[str, Any], setting: Any) -> bool:
-    return bool(setting.section) and form.get(values, setting.path) is not None
+def _fits(setting: Setting, value: Any) -> bool:
+    if value is None:
+        return setting.optional
+    if setting.section:
+        return False
+    kinds: tuple[type, ...] = (int, float) if setting.type is float else (setting.type,)
+    return isinstance(value, kinds) and (setting.type is bool or not isinstance(value, bool))
 
 
 def _all() -> list[Kept]:

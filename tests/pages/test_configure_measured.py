@@ -283,7 +283,7 @@ def test_a_new_tab_is_offered_the_draft_of_another_and_no_longer_once_its_run_be
     assert not [b for b in open_page().button if b.key == "restore_draft"]
 
 
-@pytest.mark.parametrize("damage", ["../../etc", "f" * 12, "nonsense", "schema"])
+@pytest.mark.parametrize("damage", ["../../etc", "f" * 12, "nonsense", "schema", "type"])
 def test_a_draft_that_cannot_be_read_is_left_alone(runs_dir: Path, damage: str) -> None:
     at = set_to(open_page(), "set_model-n_layer", 7)
     path = runs_dir / kept_drafts.FOLDER / f"{bench(at).id}.json"
@@ -293,5 +293,8 @@ def test_a_draft_that_cannot_be_read_is_left_alone(runs_dir: Path, damage: str) 
     if damage == "schema":
         del values["draft"]["model"]["n_layer"]
         path.write_text(json.dumps(values))
-    asked = damage if damage not in ("nonsense", "schema") else path.stem
+    if damage == "type":
+        values["draft"]["model"]["n_layer"] = "<b>many</b>"
+        path.write_text(json.dumps(values))
+    asked = damage if damage not in ("nonsense", "schema", "type") else path.stem
     assert bench(reloaded(asked)).draft == form.draft_of(load_profile("cpu").config)
