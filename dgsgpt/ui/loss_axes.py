@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -136,6 +137,7 @@ def add_labels(
     low, high = (np.log10(max(v, 1e-6)) for v in (shown.low, shown.high)) if options.log_y else (shown.low, shown.high)
     placed, (left, right) = -np.inf, figure.layout.xaxis.range
     log_x = figure.layout.xaxis.type == "log"
+    labels: list[dict[str, Any]] = []
     furthest = max((_across(line, log_x) for line in lines), default=0.0)
     for line in sorted(lines, key=lambda one: float(one.y[-1])):
         y = float(line.y[-1])
@@ -149,8 +151,11 @@ def add_labels(
         name = names[line.name] if len(names[line.name]) <= _NAME else names[line.name][: _NAME - 1] + "…"
         of = f" of {line.given}" if line.given > line.runs else ""
         count = f" n={line.runs}{of}" if len(line.low) else ""
-        figure.add_annotation(
-            x=across, y=at, text=f"<b>{fmt.loss(y)}</b> {esc(name)}{count}",
-            showarrow=False, xanchor="left", xshift=6, yshift=wanted - height,
-            font={"size": 12, "color": palette.run(line.slot)},
+        labels.append(
+            {
+                "x": across, "y": at, "text": f"<b>{fmt.loss(y)}</b> {esc(name)}{count}", "showarrow": False,
+                "xanchor": "left", "xshift": 6, "yshift": wanted - height,
+                "font": {"size": 12, "color": palette.run(line.slot)},
+            }
         )  # fmt: skip
+    figure.update_layout(annotations=labels)  # all at once: each that is added has plotly check all of them again

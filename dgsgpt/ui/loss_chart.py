@@ -22,6 +22,7 @@ from dgsgpt.ui.loss_marks import Hidden
 from dgsgpt.ui.theme import Palette, rgba
 
 RIGHT_PX = 134  # for labels
+FEW, MANY_POINTS = 6, 800  # of more lines than that, each has fewer points: about one a pixel
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ def loss_chart(
     lines = lines_of(curves, options, scale)
     reach = loss_axes.with_room(loss_axes.horizon(curves, options.axis), curves) / scale
     loss_axes.set_x(figure, options, reach, min((float(line.x[0]) for line in lines), default=0.0), unit)
-    drawn = sum(_add_line(figure, palette, line, options) for line in lines)
+    many = len(lines) > FEW
+    drawn = sum(_add_line(figure, palette, line, options, MANY_POINTS if many else MAX_POINTS) for line in lines)
     mains = [curve for curve in curves if curve.main]
     for curve in mains:
         _add_validation(figure, palette, curve, options, scale)
@@ -67,18 +69,21 @@ def _label_names(lines: Sequence[Line]) -> dict[str, str]:
     return {line.name: line.name if len(line.low) else shortened[line.name] for line in lines}
 
 
-def _add_line(figure: go.Figure, palette: Palette, line: Line, options: LossOptions) -> int:
-    """Draw one line, with its raw values or its band; returns how many points its curve has."""
-    color = palette.run(line.slot)
+def _add_line(figure: go.Figure, palette: Palette, line: Line, options: LossOptions, limit: int) -> int:
+    """Draw one line, with its raw values or its band; returns how many points its curve has.
+
+    The selected run's is never thinned out to less than `MAX_POINTS`.
+    """
+    color, limit = palette.run(line.slot), MAX_POINTS if line.main else limit
     if options.raw and line.main and options.weight > 0 and len(line.raw):
         rx, ry = thin(line.x, line.raw, options.log_x)
         figure.add_trace(charts.line(rx, ry, rgba(color, 0.3), "raw", width=0.8, hoverinfo="skip"))
     if line.runs > 1:
         for name, edge, fill in (("lowest", line.low, None), ("highest", line.high, "tonexty")):
-            bx, by = thin(line.x, edge, options.log_x)
+            bx, by = thin(line.x, edge, options.log_x, limit)
             trace = charts.line(bx, by, rgba(color, 0.0), name, width=0, hoverinfo="skip")
             figure.add_trace(trace.update(fill=fill, fillcolor=rgba(color, 0.16)))
-    sx, sy = thin(line.x, line.y, options.log_x)
+    sx, sy = thin(line.x, line.y, options.log_x, limit)
     width, dash = (2.2 if line.main else 1.5), palette.dash(line.slot)
     figure.add_trace(charts.line(sx, sy, color, line.name, width=width, dash=dash, hovertemplate="%{y:.4f}"))
     return len(sx)

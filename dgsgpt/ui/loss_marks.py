@@ -67,7 +67,7 @@ def add_events(
             x=1.006, xref="paper", yref="y2", y=level, text=name, showarrow=False, xanchor="left",
             font={"size": 11, "color": palette["ink3"]},
         )  # fmt: skip
-    _add_health_lines(figure, palette, rows["health"], options.log_x)
+    _add_health_lines(figure, palette, rows["health"], figure.layout.xaxis.type == "log")
     figure.update_layout(
         yaxis2={
             "domain": [0, LANE_TOP], "range": [-0.7, 2.7], "showgrid": False, "zeroline": False,
