@@ -20,6 +20,7 @@ PLOT_BOTTOM = 0.155
 PLOT_PX = (charts.MAIN_HEIGHT - 26) * (1 - PLOT_BOTTOM)
 DROPPED = 0.15  # share of the axis below its upper end where a first drop is over
 ROOM = 1.006
+SAMPLED = 20_000
 _LABEL_GAP_PX = 15.0
 _NAME = 15
 
@@ -85,18 +86,23 @@ def y_range(lines: Sequence[Line], curves: Sequence[Curve], options: LossOptions
     low, top = float(every.min()), float(every.max())
     raw = np.concatenate([line.raw for line in lines if line.main] or [np.empty(0)])
     if options.raw and len(raw):
-        low = min(low, float(np.quantile(raw, 0.02)))
+        low = min(low, float(np.quantile(_some(raw), 0.02)))
     if options.log_y:
         return Range(low, top)
     # Of all points nearly all, but of each run enough too: a short one must not vanish above many points of a long one.
-    own = [float(np.quantile(line.y, 0.9 if line.main else 0.5)) for line in lines]
-    knee = max(float(np.quantile(np.concatenate(smoothed), 0.95)), *own)
+    own = [float(np.quantile(_some(line.y), 0.9 if line.main else 0.5)) for line in lines]
+    knee = max(float(np.quantile(_some(np.concatenate(smoothed)), 0.95)), *own)
     pad = max(0.06 * (knee - low), 1e-3)
     if options.log_x or top - low <= 2.0 * (knee - low):
         return Range(low - pad, top + pad)
     high = knee + 4 * pad
     shown = Range(low - pad, high)
     return Range(low - pad, high, sum(int((line.y[: first_drop(line, shown)] > high).sum()) for line in lines))
+
+
+def _some(values: np.ndarray) -> np.ndarray:
+    """Evenly spaced ones of very many values: enough to say where an axis is cut."""
+    return values[:: len(values) // SAMPLED + 1]
 
 
 def first_drop(line: Line, shown: Range) -> int:
