@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from dgsgpt.api.problems import ApiError
 
-MAX_NEW_TOKENS = 100_000
+MAX_NEW_TOKENS = 1_000_000
 MAX_CHOICES = 64
 _MAX_STOP = 256
 _SHOWN = 80

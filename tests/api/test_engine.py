@@ -57,13 +57,15 @@ def watched_caches(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> I
         gc.enable()
 
 
-@pytest.mark.parametrize("fields", [{"stream": True}, {"stream": True, "logprobs": 2}, {}], ids=str)
+@pytest.mark.parametrize(
+    "fields", [{"stream": True}, {"stream": True, "logprobs": 2, "max_tokens": 100_000}, {}], ids=str
+)
 def test_a_client_that_leaves_ends_its_generation(
     live: Live, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fields: Any
 ) -> None:
     caplog.set_level(logging.INFO, "dgsgpt.api")
     with watched_caches(checkpoint, monkeypatch) as caches:
-        connection = request(live.port, max_tokens=FOREVER, **fields)
+        connection = request(live.port, **{"max_tokens": FOREVER, **fields})
         if fields:
             read_until(connection, b"data: ")
         else:

@@ -40,7 +40,7 @@ USER = [{"role": "user", "content": "Hi"}]
         ({"prompt": ""}, "the prompt is empty"),
         ({"prompt": "\ud800"}, "'\\ud800'"),
         ({"prompt": "x", "max_tokens": 0}, "max_tokens=0"),
-        ({"prompt": "x", "max_tokens": 100_001}, "max_tokens=100001 must be less than or equal to 100000"),
+        ({"prompt": "x", "max_tokens": 1_000_001}, "max_tokens=1000001 must be less than or equal to 1000000"),
         ({"prompt": "x", "max_tokens": "5"}, "max_tokens='5'"),
         ({"prompt": "x", "max_tokens": True}, "max_tokens=True"),
         ({"prompt": "x", "temperature": -1}, "temperature=-1"),

@@ -145,7 +145,7 @@ def test_errors_are_those_of_the_client(client: openai.OpenAI, served: Served) -
 
 def test_a_client_that_stops_reading_a_stream_ends_it(client: openai.OpenAI, served: Served) -> None:
     process = psutil.Process(served.process.pid)
-    with client.completions.create(model="tiny@5", prompt="x", max_tokens=100_000, stream=True) as stream:
+    with client.completions.create(model="tiny@5", prompt="x", max_tokens=1_000_000, stream=True) as stream:
         next(iter(stream))
     wait_until(lambda: any("the client left" in line for line in served.errors))
     before = process.cpu_times().user
@@ -168,7 +168,7 @@ def test_a_signal_ends_it_cleanly_in_the_middle_of_a_stream(tmp_path: Path, sig:
     server = start(tmp_path, "tiny")
     try:
         with openai.OpenAI(base_url=server.url, api_key="any", max_retries=0) as client:
-            stream = iter(client.completions.create(model="tiny@5", prompt="x", max_tokens=100_000, stream=True))
+            stream = iter(client.completions.create(model="tiny@5", prompt="x", max_tokens=1_000_000, stream=True))
             next(stream)
             server.process.send_signal(sig)
             with pytest.raises(openai.APIError, match="shutting down"):
