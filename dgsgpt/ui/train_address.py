@@ -6,18 +6,19 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from dgsgpt.ui import train_moment
 from dgsgpt.ui.loss_data import AXES
 from dgsgpt.ui.train_shown import AXIS, GROUP, LOG_X, LOG_Y, OTHERS, RAW, SMOOTH
 
 SMOOTHING = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99)
-RUN, WITH = "run", "with"
+RUN, WITH, AT = "run", "with", "at"
 _NAMES = {"x": AXIS, "ema": SMOOTH, "raw": RAW, "logx": LOG_X, "logy": LOG_Y, "by": GROUP}
 _SEEN = "train_address"
 
 
 def restore(ids: Sequence[str]) -> list[str]:
     """Take over what a new address says; returns the runs it lays over that are not there."""
-    told = {name: st.query_params.get(name) for name in (WITH, *_NAMES)}
+    told = {name: st.query_params.get(name) for name in (WITH, AT, *_NAMES)}
     if told == st.session_state.get(_SEEN):
         return []
     st.session_state[_SEEN] = told
@@ -27,6 +28,9 @@ def restore(ids: Sequence[str]) -> list[str]:
             st.session_state[key] = value
             if name == "ema":
                 smoothing_chosen()
+    run_id, at = st.query_params.get(RUN), told[AT]
+    if run_id and at and at.isascii() and at.isdigit():
+        train_moment.choose(run_id, int(at[:12]))
     if not (laid_over := told[WITH]):
         return []
     wanted = [run_id for run_id in laid_over.split(",") if run_id]
@@ -49,8 +53,9 @@ def _parse(name: str, text: str | None) -> object:
 
 def write(run_id: str) -> None:
     """Say in the address what is shown, where it is not the usual."""
-    kept = st.session_state
+    kept, at = st.session_state, train_moment.chosen(run_id)
     values = {
+        AT: "" if at is None else str(at),
         WITH: ",".join(kept.get(OTHERS, [])),
         "x": "" if kept.get(AXIS, "Step") == "Step" else str(kept[AXIS]).lower(),
         "ema": f"{kept[SMOOTH]:g}" if kept.get("train_smooth_chosen") else "",
@@ -66,7 +71,7 @@ def write(run_id: str) -> None:
             del st.query_params[name]
     if any(values.values()) and RUN not in st.query_params:
         st.query_params[RUN] = run_id
-    kept[_SEEN] = {name: values[name] or None for name in (WITH, *_NAMES)}
+    kept[_SEEN] = {name: values[name] or None for name in (WITH, AT, *_NAMES)}
 
 
 def smoothing_chosen() -> None:

@@ -36,15 +36,15 @@ class Moment:
 
 
 # ---------------------------------------------------------------- which one
-def choose(run: Run, step: int) -> None:
+def choose(run_id: str, step: int) -> None:
     """Show this step of this run until it is closed."""
-    st.session_state[_CHOSEN] = run.id, step
+    st.session_state[_CHOSEN] = run_id, step
 
 
-def chosen(run: Run) -> int | None:
+def chosen(run_id: str) -> int | None:
     """The step that is shown; None when none is, or one of another run."""
-    run_id, step = st.session_state.get(_CHOSEN, ("", 0))
-    return step if run_id == run.id else None
+    of, step = st.session_state.get(_CHOSEN, ("", 0))
+    return step if of == run_id else None
 
 
 def close() -> None:
@@ -87,7 +87,7 @@ def away(step: int, other: int) -> str:
 # ---------------------------------------------------------------- drawn
 def panel(shown: Shown) -> None:
     """The moment that was clicked, with what can be done from there; nothing while none is."""
-    step = chosen(shown.run)
+    step = chosen(shown.run.id)
     if step is None:
         return
     saved = list_checkpoints(shown.run)

@@ -71,7 +71,7 @@ def loss(shown: Shown) -> None:
         if seen == zoom and isinstance(x, int | float):
             step = train_moment.step_at(shown.metrics.columns, said.axis, float(x) * scale)
             if step is not None:
-                train_moment.choose(shown.run, step)
+                train_moment.choose(shown.run.id, step)
 
     zoom = f"{shown.run.id} {said.axis} {said.log_x} {said.log_y}"
     runs, last = ", ".join(run.id for run in shown.runs), fmt.loss(shown.metrics.last("loss/train"))

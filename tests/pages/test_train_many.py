@@ -75,8 +75,7 @@ def test_a_clicked_step_shows_its_sample_and_checkpoint(
     monkeypatch.setattr(train_moment, "list_checkpoints", lambda one: saved)
     app = open_page("train")
     assert "Fork from here" not in labels(app)
-    app.session_state["train_moment"] = ("now", 250)
-    app.run()
+    app = open_page("train", run="now", at="250")
     shown = html_of(app)
     for part in (
         "Step 250",
@@ -88,6 +87,9 @@ def test_a_clicked_step_shows_its_sample_and_checkpoint(
     assert {"Open in Playground", "Compare with the newest", "Fork from here", "Checkpoint page"} <= set(labels(app))
     button(app, "Close").click().run()
     assert "Fork from here" not in labels(app)
+    assert "at" not in app.query_params
+    nonsense = open_page("train", run="now", at="-3 or so")
+    assert "Fork from here" not in labels(nonsense)
 
 
 def test_a_click_is_told_as_a_step_of_the_axis_it_was_seen_on(
