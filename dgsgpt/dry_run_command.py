@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dgsgpt.dry_run import DryRun, Pending
 
 _POLL_S = 0.1
+_ENDING_S = 10.0
 
 
 @click.command("dry-run")
@@ -40,9 +41,13 @@ def dry_run(root: Path, config: Path | None, overrides: tuple[str, ...], steps: 
     loaded, machine = resolve(load_config(config, overrides)), hardware.detect(root)
     speed = pace.gather(machine, root, list_runs(root)).speed_of(loaded)
     step_s = pace.step_flops(loaded) / speed.flops_per_s if speed else None
-    going = dry_run.begin(root, loaded, machine, steps, step_s, speed.source if speed else "")
-    with console.progress(quiet=as_json) as report:
-        _wait(going, root, report)
+    going = None
+    try:
+        going = dry_run.begin(root, loaded, machine, steps, step_s, speed.source if speed else "")
+        with console.progress(quiet=as_json) as report:
+            _wait(going, root, report)
+    except KeyboardInterrupt:
+        _give_up(going, root)
     found = next((run for run in dry_run.history(root) if run.id == going.request.id), None)
     if found is None:
         raise RunError("the dry run was cancelled")
@@ -57,13 +62,20 @@ def dry_run(root: Path, config: Path | None, overrides: tuple[str, ...], steps: 
 def _wait(going: Pending, root: Path, report: Any) -> None:
     from dgsgpt.dry_run import pending
 
-    try:
-        while (at_work := pending(root)) is not None and at_work.request.id == going.request.id:
-            report(at_work.message, at_work.step / going.request.steps)
-            time.sleep(_POLL_S)
-    except KeyboardInterrupt:
+    while (at_work := pending(root)) is not None and at_work.request.id == going.request.id:
+        report(at_work.message, at_work.step / going.request.steps)
+        time.sleep(_POLL_S)
+
+
+def _give_up(going: Pending | None, root: Path) -> NoReturn:
+    from dgsgpt.dry_run import pending
+
+    if going is not None:
         going.cancel()
-        sys.exit(130)
+        deadline = time.monotonic() + _ENDING_S
+        while pending(root) is not None and time.monotonic() < deadline:  # looking also removes what it leaves
+            time.sleep(_POLL_S)
+    sys.exit(130)
 
 
 def _print(found: DryRun) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -175,3 +176,16 @@ def test_configs_share_a_fingerprint_when_their_steps_cost_the_same(
     make_config: Make, path: str, value: object, same: bool
 ) -> None:
     assert (fingerprint(make_config()) == fingerprint(make_config(**{path: value}))) is same
+
+
+def test_ctrl_c_ends_the_process_and_leaves_nothing(runs_dir: Path, tmp_path: Path, make_config: Make) -> None:
+    (tmp_path / "tiny.yaml").write_text(make_config().to_yaml())
+    words = ["dry-run", str(tmp_path / "tiny.yaml"), "--steps", "1000", "--runs-dir", str(runs_dir)]
+    command = subprocess.Popen([sys.executable, "-m", "dgsgpt.cli", *words])
+    folder = runs_dir / dry_run.FOLDER
+    while not list(folder.glob("*/status.json")) and command.poll() is None:
+        time.sleep(0.05)
+    command.send_signal(signal.SIGINT)
+    assert command.wait(60) == 130
+    assert list(folder.iterdir()) == []
+    assert dry_run.history(runs_dir) == []
