@@ -1,6 +1,7 @@
 """How long a config will take on this machine: from the best that was measured here, never from a guess.
 
-In order: a dry run of exactly these steps, a run like it, the calibration, any other run on the same device.
+In order: a dry run of exactly these steps, a run like it, the calibration, another run on the same device that is not
+of quite another size.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from dgsgpt.runs import Run
 _RECENT_RUNS = 8
 _RECENT_READINGS = 20
 _ALIKE = 4.0  # times more or less arithmetic in a pass
+_FAR = 30.0  # beyond it a run tells nothing: tiny passes are all overhead
 _SAME = ("optimizer", "precision", "weight_precision", "gradient_checkpointing", "compile", "device")
 Readings = Callable[[Run], Iterable[float]]  # tokens per second that a run logged
 
@@ -122,7 +124,7 @@ def gather(machine: Hardware, root: Path, runs: Iterable[Run], readings: Reading
 def choose(
     config: RunConfig, tried: Speed | None, measured: Sequence[tuple[RunConfig, Speed]], known: Calibration | None
 ) -> Speed | None:
-    """The first that there is: a dry run, a run like it (the newest first), the calibration, any run."""
+    """The first that there is: a dry run, a run like it (the newest first), the calibration, a run not far off."""
     if tried is not None:
         return tried
     like = next((speed for other, speed in measured if alike(config, other)), None)
@@ -131,7 +133,7 @@ def choose(
     band = expected(known, config) if known is not None else None
     if known is not None and band is not None:
         return Speed(band.flops_per_s, band.slow, band.fast, "calibration", "the calibration", known.measured_at)
-    return measured[0][1] if measured else None
+    return next((speed for other, speed in measured if 1 / _FAR <= _times(config, other) <= _FAR), None)
 
 
 def tried(config: RunConfig, machine: Hardware, past: Sequence[dry_run.DryRun]) -> Speed | None:
@@ -149,9 +151,14 @@ def tried(config: RunConfig, machine: Hardware, past: Sequence[dry_run.DryRun]) 
 
 def alike(config: RunConfig, other: RunConfig) -> bool:
     """Whether two configs compute in the same way, on passes of about the same size."""
-    ratio = pass_flops(config) / pass_flops(other)
+    ratio = _times(config, other)
     same = all(getattr(config.train, name) == getattr(other.train, name) for name in _SAME)
     return same and (config.model.moe is None) == (other.model.moe is None) and 1 / _ALIKE <= ratio <= _ALIKE
+
+
+def _times(config: RunConfig, other: RunConfig) -> float:
+    """How many times the arithmetic of a pass of `other` one of `config` takes."""
+    return pass_flops(config) / pass_flops(other)
 
 
 def _measured(runs: Iterable[Run], machine: Hardware, readings: Readings) -> Iterable[tuple[RunConfig, Speed]]:

@@ -63,6 +63,8 @@ def test_the_closest_measurement_counts(make_config: Make) -> None:
     assert (by_calibration.kind, by_calibration.flops_per_s) == ("calibration", 5e9)
     assert pace.choose(config, None, [(unlike, RUN)], None) is RUN
     assert pace.choose(config, None, [], None) is None
+    huge = make_config(**{"train.micro_batch_size": 400})
+    assert pace.choose(huge, None, [(config, RUN)], None) is None, "a hundred times the size: it tells nothing"
 
 
 def test_a_dry_run_counts_for_configs_of_the_same_steps_only(make_config: Make) -> None:

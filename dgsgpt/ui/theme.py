@@ -45,7 +45,9 @@ def page_css() -> None:
     .stGridCell:has(.st-key-summary) {{ position: sticky; top: 4rem; align-self: start; height: fit-content; }}
     .to-summary {{ display: none; }}
     @media (min-width: 1229px) {{
-        .stGridCell:has(.st-key-summary) {{ max-height: calc(100vh - 9.2rem); overflow-y: auto; scrollbar-width: thin; }}
+        .stGridCell:has(.st-key-summary) {{
+            max-height: calc(100vh - 9.2rem); overflow-y: auto; scrollbar-width: thin;
+        }}
     }}
     @media (max-width: 1228px) {{
         .stGridCell:has(.st-key-summary) {{ grid-column: 1 / -1; }}
