@@ -10,6 +10,7 @@ How a long file is read fast: `metric_lines` makes columns of many lines at once
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
@@ -81,12 +82,13 @@ class MetricsTail:
     """Reads a growing metrics.jsonl piece by piece: `refresh` costs what is new, not what is there.
 
     What earlier readers kept beside the file is taken over, and the columns are kept there in turn, for the next
-    one; `keep=False` does neither. `skipped` counts damaged lines. A file that shrank or was replaced is read anew.
+    one; `keep=False` does neither. With `over` nothing more will be written, so that they are kept at once. `skipped`
+    counts damaged lines. A file that shrank or was replaced is read anew.
     """
 
-    def __init__(self, run_dir: Path | str, *, keep: bool = True) -> None:
+    def __init__(self, run_dir: Path | str, *, keep: bool = True, over: bool = False) -> None:
         self.path = Path(run_dir) / METRICS
-        self._keep = keep
+        self._keep, self._over = keep, over
         self._reset()
 
     def _reset(self) -> None:
@@ -162,7 +164,7 @@ class MetricsTail:
         much = new >= max(1 << 20, self._kept // 4)
         if not self._keep or self._inside or self._offset < KEEP_BYTES or new <= 0:
             return
-        if much or time.time() - written_at > QUIET_S:
+        if much or self._over or time.time() - written_at > QUIET_S:
             self._table.settle()
             self._columns = None
             columns = self.columns
@@ -186,6 +188,12 @@ class MetricsTail:
     def last(self, key: str) -> float | None:
         """The latest finite value of a metric, or None."""
         return self.columns.last(key)
+
+
+def keep_columns(run_dir: Path | str) -> None:
+    """Keep the columns of a run that is over beside its lines: then its first reader need not parse them."""
+    with contextlib.suppress(OSError):  # a disk that cannot be read now will tell whoever wants the figures
+        MetricsTail(run_dir, over=True).refresh()
 
 
 def read_metrics(run_dir: Path | str) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from dgsgpt import files, metric_lines, metric_store, metrics
 from dgsgpt.metric_lines import Lines, parse_block
 from dgsgpt.metric_summary import MetricSummary, summarise
-from dgsgpt.metrics import METRICS, MetricsTail, MetricsWriter, read_summary
+from dgsgpt.metrics import METRICS, MetricsTail, MetricsWriter, keep_columns, read_summary
 
 ROOMY = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 names = st.sampled_from(["loss/train", "lr", "a b", "é", "moe/x"])
@@ -354,3 +354,12 @@ def test_a_huge_line_is_skipped_in_bounded_memory(tmp_path: Path) -> None:
     assert tail.columns["step"].tolist() == [1, 3]
     assert tail.skipped == 1
     assert peak < 16 << 20
+
+
+def test_a_run_that_is_over_leaves_its_columns_for_the_first_reader(tmp_path: Path) -> None:
+    (tmp_path / METRICS).write_text("".join(f'{{"step": {i}, "loss/train": {1 / i:.6f}}}\n' for i in range(1, 4000)))
+    keep_columns(tmp_path)
+    kept = metric_store.read(tmp_path / METRICS)
+    assert kept is not None
+    assert metric_store.covers(kept, tmp_path / METRICS)
+    assert read_summary(tmp_path).rows == 3999

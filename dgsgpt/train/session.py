@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 from dgsgpt.errors import DgsgptError, RunError
 from dgsgpt.evaluation import Evaluation
 from dgsgpt.hardware import detect
+from dgsgpt.metrics import keep_columns
 from dgsgpt.runs import Run
 from dgsgpt.train.advice import is_out_of_memory, out_of_memory_advice, usable_memory
 from dgsgpt.train.archive import Archive
@@ -65,6 +66,7 @@ def train_run(run_dir: Path, stop: StopRequest) -> int:
             return 1
         finally:
             reporter.close()
+            keep_columns(run_dir)
 
 
 def _fail(reporter: Reporter, session: Session | None, message: str) -> None:
