@@ -284,12 +284,15 @@ def diagnose(root: Path) -> dict[str, str]:
     begun = time.perf_counter()
     import torch
 
+    imported_s = time.perf_counter() - begun
+    from dgsgpt.model import native
+
     machine = hardware.detect(root)
     gpus = ", ".join(f"{g.name}, {size(g.free_bytes)} of {size(g.total_bytes)} free" for g in machine.gpus)
     usable = "usable by torch" if torch.cuda.is_available() else "torch cannot use it: install a CUDA build"
     return {
         "python": platform.python_version(),
-        "torch": f"{torch.__version__}, imported in {time.perf_counter() - begun:.1f} s, "
+        "torch": f"{torch.__version__}, imported in {imported_s:.1f} s, "
         f"{torch.get_num_threads()} threads",
         "gpu": f"{gpus} ({usable})" if machine.gpus else "none found by the NVIDIA driver",
         "cpu": f"{machine.cpu_name}, {machine.cpu_cores} cores",
@@ -297,5 +300,6 @@ def diagnose(root: Path) -> dict[str, str]:
         "disk": f"{size(machine.disk_free_bytes)} free for {root}",
         "profile": profiles.choose_profile(machine),
         "compiler": shutil.which("g++") or shutil.which("clang++") or "no C++ compiler: train.compile must stay off",
+        "writing": f"single tokens on the CPU by {native.describe()}",
         "terminal": "yes" if sys.stdout.isatty() else "no",
     }

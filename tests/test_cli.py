@@ -337,7 +337,7 @@ def test_a_context_that_cannot_be_evaluated_is_one_line_and_exit_code_2(
 
 
 def test_doctor_reports() -> None:
-    assert set(as_json("doctor")) >= {"python", "torch", "gpu", "memory", "profile"}
+    assert set(as_json("doctor")) >= {"python", "torch", "gpu", "memory", "profile", "writing"}
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from torch import Tensor
 from dgsgpt.data.tokenizer import Tokenizer
 from dgsgpt.errors import DgsgptError
 from dgsgpt.model.cache import is_endless
+from dgsgpt.model.native import NativeStep, native_step
 
 if TYPE_CHECKING:
     from dgsgpt.model import GPT
@@ -106,6 +107,8 @@ class Contexts:
         self._token = torch.zeros(1, 1, dtype=torch.long, device=self._device)
         self._ids: list[list[int]] = [[] for _ in range(rows)]  # what a new beginning needs: none of an endless text
         self._cache = model.make_cache(rows, min((most for most in (self._limit, room) if most), default=None))
+        self._native: NativeStep | None = None
+        self._asked = False  # whether compiled code can read single tokens, which the first of them tells
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -125,6 +128,8 @@ class Contexts:
         if self._limit is not None:
             new = self._anchored(new)
         self._length += len(new[0])
+        if len(new) == len(new[0]) == 1 and (step := self._step()):
+            return self._alone(step, new[0][0])
         tokens = self._tensor(new)
         for part in tokens.split(max(1, _PREFILL_TOKENS // len(new)), dim=1):
             logits = self._forward(part)
@@ -155,15 +160,27 @@ class Contexts:
         return logits[:, -1]
 
     @torch.inference_mode()
+    def _alone(self, step: NativeStep, token: int) -> Tensor:
+        return step(token)[None]
+
+    def _step(self) -> NativeStep | None:
+        """What reads a single token by compiled code, if that can be."""
+        if not self._asked or (self._native is not None and not self._native.is_current()):
+            self._native, self._asked = native_step(self._model, self._cache), True
+        return self._native
+
+    @torch.inference_mode()
     def select(self, rows: Sequence[int]) -> None:
         """Go on with these rows, in this order and as often as named."""
         if list(rows) != list(range(len(self._ids))):
+            self._asked = False
             self._ids = [list(self._ids[row]) for row in rows]
             self._cache.select(torch.tensor(rows, dtype=torch.long, device=self._device))
 
     @torch.inference_mode()
     def join(self, other: Contexts) -> None:
         """Take over the rows of `other`, which is as long, behind one's own; `other` is of no use any more."""
+        self._asked = False
         self._ids += other._ids
         self._cache.join(other._cache)
 

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from dgsgpt.architecture import MIN_WINDOW_BLOCK, SHORT_ATTENTION, Windows
 from dgsgpt.config import ModelConfig
 from dgsgpt.model.cache import Past
-from dgsgpt.model.linear import Linear
 from dgsgpt.model.norm import RMSNorm
 from dgsgpt.model.rope import Rotation, leave, rotate
 from dgsgpt.model.shortcuts import build_mix
@@ -57,10 +56,10 @@ class Attention(nn.Module):
         super().__init__()
         self.head_dim = config.head_dim
         wide, narrow = config.attention_width, config.n_kv_head * config.head_dim
-        self.q = Linear(config.n_embd, wide, bias=config.has_qkv_bias)
-        self.k = Linear(config.n_embd, narrow, bias=config.has_qkv_bias)
-        self.v = Linear(config.n_embd, narrow, bias=config.has_qkv_bias)
-        self.out = Linear(wide, config.n_embd, bias=config.bias)
+        self.q = nn.Linear(config.n_embd, wide, bias=config.has_qkv_bias)
+        self.k = nn.Linear(config.n_embd, narrow, bias=config.has_qkv_bias)
+        self.v = nn.Linear(config.n_embd, narrow, bias=config.has_qkv_bias)
+        self.out = nn.Linear(wide, config.n_embd, bias=config.bias)
         # Normalised before they are turned, with one gain per channel shared by all heads (Qwen3; Henry et al. 2020).
         self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()

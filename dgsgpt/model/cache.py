@@ -143,6 +143,8 @@ class KVCache:
     def advance(self, tokens: Tensor) -> None:
         """Count `tokens` [B, T] as read, once every layer has appended them."""
         self.length += tokens.size(1)
+        if not self._reach:
+            return
         seen = torch.cat((self.recent, tokens), dim=1) if tokens.size(1) < self._reach else tokens
         self.recent = seen[:, max(0, seen.size(1) - self._reach) :].clone()  # the caller may reuse its own
 

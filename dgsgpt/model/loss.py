@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from dgsgpt.architecture import loss_chunk_rows
 from dgsgpt.config import ModelConfig
-from dgsgpt.model.linear import multiply
 from dgsgpt.model.norm import compute_dtype
 
 IGNORED = -100
@@ -37,7 +36,7 @@ class OutputLayer(nn.Module):
 
     def logits(self, x: Tensor, weight: Tensor) -> Tensor:
         """`x` [..., C] times `weight` [V, C], plus the bias [V] if there is one -> [..., V]."""
-        return softcap(multiply(x, weight, self.bias), self.cap)
+        return softcap(F.linear(x, weight, self.bias), self.cap)
 
     def loss(self, x: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor | None, Tensor]:
         """`x` [B, T, C], `targets` [B, T] -> (logits [B, T, V], None in chunks; mean loss [] in nats per token).

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgsgpt.config import ModelConfig
-from dgsgpt.model.linear import Linear
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -33,8 +32,8 @@ class MLP(nn.Module):
 
     def __init__(self, width: int, hidden: int, kind: str, bias: bool) -> None:
         super().__init__()
-        self.up = Linear(width, hidden, bias=bias)
-        self.down = Linear(hidden, width, bias=bias)
+        self.up = nn.Linear(width, hidden, bias=bias)
+        self.down = nn.Linear(hidden, width, bias=bias)
         self.act = ACTIVATIONS[kind]
 
     def forward(self, x: Tensor) -> tuple[Tensor, None, None]:
@@ -47,9 +46,9 @@ class GatedMLP(nn.Module):
 
     def __init__(self, width: int, hidden: int, kind: str, bias: bool) -> None:
         super().__init__()
-        self.gate = Linear(width, hidden, bias=bias)
-        self.up = Linear(width, hidden, bias=bias)
-        self.down = Linear(hidden, width, bias=bias)
+        self.gate = nn.Linear(width, hidden, bias=bias)
+        self.up = nn.Linear(width, hidden, bias=bias)
+        self.down = nn.Linear(hidden, width, bias=bias)
         self.act = ACTIVATIONS[kind]
 
     def forward(self, x: Tensor) -> tuple[Tensor, None, None]:
