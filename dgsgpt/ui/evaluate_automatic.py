@@ -88,7 +88,7 @@ def section(found: Sequence[Kept], entry: Entry) -> None:
         if not shown:
             atoms.head("While training", note="evaluated automatically")
             atoms.para("This run was not evaluated while it trained.")
-            atoms.note("Every n steps: Configure, training, “Eval every”; or --set train.eval_every=100.")
+            atoms.note("Every n steps: Configure, training, “Evaluate every”; or --set train.eval_every=100.")
             return
         name = shown[0].all[0].text_name
         atoms.head("While training", note=f"bits per byte by step on {name}, evaluated automatically")

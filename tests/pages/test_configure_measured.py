@@ -218,7 +218,7 @@ def test_changes_that_a_tier_does_not_show_are_counted_and_one_click_away() -> N
     at = open_page()
     bench(at).change(form.apply(bench(at).draft, {"train.eval_tokens": 4096, "train.seed": 2}))
     settled(at.run())
-    assert "1\xa0setting not shown here differs from profile CPU: Eval tokens" in shown(at)
+    assert "1\xa0setting not shown here differs from profile CPU: Evaluation tokens" in shown(at)
     press(at, "show_hidden")
     assert at.segmented_control(key="tier").value == tiers.ALL
     page = shown(at)

@@ -174,7 +174,7 @@ def test_without_validations_nothing_can_end_a_run_early() -> None:
     at = set_to(open_page(), "set_train-eval_every", 0)
     assert widget(at, "choice_train-early_stop_evals").disabled
     assert widget(at, "set_train-target_loss").disabled
-    assert shown(at).count("No effect while Eval every is 0.") == 2
+    assert shown(at).count("No effect while Evaluate every is 0.") == 2
 
 
 # ---------------------------------------------------------------- n-grams
