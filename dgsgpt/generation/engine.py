@@ -197,8 +197,9 @@ class Dice:
         """The next token of a text, from logits [V] with a row for each of the model's tokens, and its -log p."""
         own = logits[: len(self._seen)].to("cpu", torch.float64)
         token = sample_token(own, self._rules, self._generator, self._seen, self._room)
-        self._seen[token] = True
-        return token, float(torch.logsumexp(own, 0) - own[token])
+        if self._rules.repetition_penalty != 1:  # which alone asks
+            self._seen[token] = True
+        return token, float(torch.logsumexp(own, 0)) - float(own[token])
 
 
 __all__ = [

@@ -75,6 +75,12 @@ class Sampling:
             return ()
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
+    @property
+    def is_top_k_alone(self) -> bool:
+        """Whether tokens are drawn, and of all rules that could take some out top-k alone is on."""
+        others = self.top_p is not None or self.min_p is not None or self.repetition_penalty != 1
+        return self.temperature > 0 and self.top_k is not None and not others
+
 
 def filter_logits(logits: Tensor, sampling: Sampling, seen: Tensor | None = None) -> Tensor:
     """Logits [V] after all rules, in float64 on the CPU; tokens that are out are -inf.
@@ -117,16 +123,45 @@ def sample_token(
     Raises:
         DgsgptError: see `filter_logits`.
     """
+    few = _likeliest(logits, sampling) if sampling.is_top_k_alone else None
+    if few is not None:
+        return _draw_of(*few, _uniform(len(logits), generator, room))
     scores = filter_logits(logits, sampling, seen)
     if sampling.temperature == 0:
         return int(torch.argmax(scores))
     return int(torch.argmax(gumbel_noise(len(scores), generator, room).add_(scores)))
 
 
+def _likeliest(logits: Tensor, sampling: Sampling) -> tuple[Tensor, list[float]] | None:
+    """Ids [k] and scores that `filter_logits` leaves where top-k is the only filter, at a third of the cost.
+
+    None where the largest logit is no number, or where equal scores lie about the limit.
+    """
+    assert sampling.top_k is not None
+    if sampling.top_k >= len(logits):
+        return None
+    values, ids = torch.topk(logits.detach().to("cpu", torch.float64), sampling.top_k + 1)
+    found = values.tolist()
+    if not math.isfinite(found[0]):
+        return None
+    scores = [(value - found[0]) / sampling.temperature for value in found]
+    return (ids[:-1], scores[:-1]) if scores[-2] > scores[-1] else None
+
+
+def _draw_of(ids: Tensor, scores: list[float], uniform: Tensor) -> int:
+    """The id whose sum of score and noise is the largest, of the numbers [V] that all noise is made of."""
+    numbers = uniform.index_select(0, ids).tolist()
+    sums = [score - math.log(-math.log(max(u, _LEAST_UNIFORM))) for score, u in zip(scores, numbers, strict=True)]
+    return int(ids[sums.index(max(sums))])
+
+
+def _uniform(count: int, generator: torch.Generator | None, room: Tensor | None) -> Tensor:
+    return torch.rand(count, dtype=torch.float64, generator=generator, out=room)
+
+
 def gumbel_noise(count: int, generator: torch.Generator | None = None, room: Tensor | None = None) -> Tensor:
     """Independent standard Gumbel numbers [count] in float64, in `room` if given: -log(-log u) of u between 0 and 1."""
-    u = torch.rand(count, dtype=torch.float64, generator=generator, out=room)
-    return u.clamp_(min=_LEAST_UNIFORM).log_().neg_().log_().neg_()
+    return _uniform(count, generator, room).clamp_(min=_LEAST_UNIFORM).log_().neg_().log_().neg_()
 
 
 def check_number(name: str, value: object, least: float, most: float) -> None:

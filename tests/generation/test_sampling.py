@@ -224,3 +224,15 @@ def test_settings_out_of_bounds_are_refused_by_name(rules: dict[str, Any]) -> No
         Sampling(**rules)
     assert str(e.value).startswith(f"{next(iter(rules))}=")
     assert "\n" not in str(e.value)
+
+
+@given(seed=st.integers(0, 2**32), size=st.integers(2, 80), k=st.integers(1, 60), rounded=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_the_short_way_for_top_k_alone_draws_the_same_token(seed: int, size: int, k: int, rounded: bool) -> None:
+    logits = 4 * torch.randn(size, generator=torch.Generator().manual_seed(seed))
+    logits = logits.round() if rounded else logits  # so that some are equal
+    sampling = Sampling(temperature=0.7, top_k=k)
+    one, other = (torch.Generator().manual_seed(seed) for _ in range(2))
+    scores = filter_logits(logits, sampling) + gumbel_noise(size, other)
+    assert sample_token(logits, sampling, one) == int(scores.argmax())
+    assert torch.equal(one.get_state(), other.get_state())
