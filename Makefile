@@ -31,10 +31,10 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The pictures in the README, made by the browser test of the main journey.
+# The pictures in the README: four short runs, then every page in a real browser; some minutes.
 screenshots: $(VENV)/.test
 	scripts/install-browser
-	DGSGPT_SCREENSHOTS=docs $(BIN)/python -m pytest -q tests/e2e/test_journey.py
+	DGSGPT_SCREENSHOTS=docs DGSGPT_REQUIRE_BROWSER=1 $(BIN)/python -m pytest -q tests/e2e/test_pictures.py
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"dgsgpt needs Python 3.11 or newer, $(PYTHON) is {v[0]}.{v[1]}: try make PYTHON=python3.12")'

@@ -1,27 +1,18 @@
-"""The main journey in a real browser: configure, train, watch, compare, write.
-
-With DGSGPT_SCREENSHOTS=FOLDER it trains the demo for its whole minute instead of a toy, and leaves the pictures of the
-README there.
-"""
+"""The main journey in a real browser: configure, train, watch, compare, write."""
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from dgsgpt.profiles import configs_dir
 from dgsgpt.runs import Run, list_runs
 from tests.e2e.conftest import Server, check_page, idle, open_page, visit
 
-PICTURES = os.environ.get("DGSGPT_SCREENSHOTS")
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
-PICTURE_HEIGHTS = {"train": 1266, "configure": 1790, "checkpoints": 860, "playground": 620, "home": 760}
 TOY = """
 data: {corpus: austen, tokenizer: {kind: byte}}
 model: {n_layer: 2, n_head: 2, n_embd: 32, block_size: 64}
@@ -63,24 +54,13 @@ def take_over(page: Page, yaml: str, run_name: str) -> None:
     idle(page)
 
 
-def flip(page: Page, name: str, on: bool, differs: bool = True) -> None:
+def flip(page: Page, name: str, on: bool) -> None:
     """Click a feature's switch; the dot of what differs from the profile shows that the server has taken it."""
     switch = page.get_by_role("switch", name=name)
     expect(switch).to_be_checked(checked=not on)
     switch.locator("xpath=ancestor::label").click()
-    dot = re.compile(re.escape(name) + (r".*●" if differs else r"[^●]*$"))
-    expect(page.get_by_role("switch", name=dot)).to_be_checked(checked=on)
+    expect(page.get_by_role("switch", name=re.compile(re.escape(name) + ".*●"))).to_be_checked(checked=on)
     idle(page)
-
-
-def picture(page: Page, name: str) -> None:
-    """Keep a picture for the README, if they are wanted."""
-    if PICTURES:
-        page.set_viewport_size({"width": 1440, "height": PICTURE_HEIGHTS.get(name, 1000)})
-        page.mouse.move(0, 0)
-        page.locator("[data-testid=stMain]").evaluate("main => main.scrollTo(0, 0)")
-        page.wait_for_timeout(2500)
-        page.screenshot(path=Path(PICTURES) / f"{name}.png")
 
 
 def test_from_an_empty_folder_to_a_text(server: Server, page: Page) -> None:
@@ -88,43 +68,28 @@ def test_from_an_empty_folder_to_a_text(server: Server, page: Page) -> None:
     expect(page.get_by_text("No run yet").or_(page.get_by_text("no runs yet")).first).to_be_visible()
 
     go(page, "Configure")
-    if PICTURES:
-        flip(page, "Sliding window", on=True)
-        flip(page, "Sparse mixture of experts", on=True)
-        picture(page, "configure")
-    if PICTURES:
-        take_over(page, (configs_dir() / "demo.yaml").read_text(), "austen-4x128")
-    else:
-        take_over(page, TOY, "austen-2x32")
+    take_over(page, TOY, "austen-2x32")
     flip(page, "Rotary positions", on=False)
     flip(page, "Sliding window", on=True)
     flip(page, "Sparse mixture of experts", on=True)
-    if PICTURES:
-        flip(page, "Rotary positions", on=True, differs=False)
     page.get_by_role("button", name="Start training").click()
 
     expect(page).to_have_title("Train")
     (run,) = list_runs(server.runs)
     assert run.config.model.moe is not None
     assert run.config.model.window is not None
-    assert (run.config.model.rope is None) == (not PICTURES)
+    assert run.config.model.rope is None
     expect(page.get_by_text("Running").first).to_be_visible(timeout=START_MS)
     page.wait_for_function(f"({CHART_POINTS})() >= 3", timeout=120_000)
     before = page.evaluate(CHART_POINTS)
     page.wait_for_function(f"({CHART_POINTS})() > {before}", timeout=120_000)
     until(lambda: len(run.checkpoints()) >= 2, 300)
-    if PICTURES:
-        until(lambda: run.status().state == "finished", 600)
-        expect(page.get_by_text("Finished").first).to_be_visible()
-    else:
-        page.get_by_role("button", name="Stop and save").click()
-        expect(page.get_by_text("Stopped").first).to_be_visible(timeout=120_000)
+    page.get_by_role("button", name="Stop and save").click()
+    expect(page.get_by_text("Stopped").first).to_be_visible(timeout=120_000)
     idle(page)
-    picture(page, "train")
     compare_and_write(page, run)
     go(page, "Home")
     expect(page.get_by_text(run.id).first).to_be_visible()
-    picture(page, "home")
 
 
 def compare_and_write(page: Page, run: Run) -> None:
@@ -133,7 +98,6 @@ def compare_and_write(page: Page, run: Run) -> None:
     expect(page.get_by_text("Validation").first).to_be_visible()
     expect(page.locator(".st-key-ck_card_curves .js-plotly-plot")).to_be_visible()
     expect(page.locator(".st-key-ck_card_config")).to_be_visible()
-    picture(page, "checkpoints")
     page.get_by_role("button", name="Verify").click()
     idle(page)
     page.get_by_role("button", name="Open both in Playground").click()
@@ -143,7 +107,6 @@ def compare_and_write(page: Page, run: Run) -> None:
     for card in (".st-key-pg_card_out_0", ".st-key-pg_card_out_1"):
         expect(page.locator(card)).to_contain_text("tok/s", timeout=120_000)
     idle(page)
-    picture(page, "playground")
 
 
 def test_the_demo_started_by_the_command_is_announced_and_can_be_stopped(server: Server, page: Page) -> None:

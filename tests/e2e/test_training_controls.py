@@ -37,6 +37,12 @@ def choose(page: Page, label: str, option: str) -> None:
     idle(page)
 
 
+def unfold(page: Page, title: str) -> None:
+    """Open a closed box of settings."""
+    page.locator("summary").filter(has_text=title).click()
+    idle(page)
+
+
 def state_shown(page: Page, state: str) -> None:
     """The pill of the run bar."""
     expect(page.locator(".st-key-train_bar").get_by_text(state)).to_be_visible(timeout=120_000)
@@ -51,6 +57,7 @@ def started(page: Page, server: Server) -> Run:
     page.get_by_role("option", name="Characters").click()
     expect(page.get_by_text("Tokenizer ●")).to_be_visible()
     flip(page, "N-gram embeddings", on=True)
+    unfold(page, "Training recipe")
     choose(page, "Rule", "Muon")
     expect(page.locator(".st-key-card_optimizer")).to_contain_text("Matrices")
     choose(page, "Shape", "WSD")
