@@ -28,6 +28,7 @@ from dgsgpt.model.gpt import GPT, Block, ThreePartBlock
 from dgsgpt.model.loss import softcap
 from dgsgpt.model.mlp import MLP, GatedMLP
 from dgsgpt.model.norm import LayerNorm, RMSNorm
+from dgsgpt.model.pages import gather
 from dgsgpt.model.rope import Rotation
 from dgsgpt.model.shortcuts import Mix
 
@@ -115,7 +116,10 @@ def native_step(model: nn.Module, cache: KVCache) -> NativeStep | None:
     if not all(map(_is_readable, [*weights, *buffers, *model.norm.parameters(), model.embed.weight])):
         return None
     code = load().code
-    return NativeStep(model, cache, code) if code else None
+    if code is None:
+        return None
+    gather([*weights, model.head.matrix(model.embed.weight)])
+    return NativeStep(model, cache, code)
 
 
 def _is_readable(x: Tensor) -> bool:

@@ -21,7 +21,7 @@ from dgsgpt.model.native import native_step
 from tests.model.tiny import VARIANTS, random_tokens, tiny_model
 
 compiled = pytest.mark.skipif(native.load().code is None, reason="no C compiler here")
-ENDLESS = {"window": {"size": 6, "pattern": "S"}, "block_size": 16}
+ENDLESS: dict[str, Any] = {"window": {"size": 6, "pattern": "S"}, "block_size": 16}
 
 
 @pytest.fixture
@@ -107,8 +107,8 @@ def test_scores_of_any_size_are_weighed_as_torch_weighs_them() -> None:
 @compiled
 @pytest.mark.parametrize("changes", [{"block_size": 16}, ENDLESS], ids=["begins anew", "endless"])
 def test_texts_are_those_that_torch_writes(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, Any]
-    model, asked = tiny_model(**{**changes, "vocab_size": 256}).eval(), {"max_new_tokens": 60, "seed": 3}
+    model = tiny_model(vocab_size=256, **changes).eval()
+    asked: dict[str, Any] = {"max_new_tokens": 60, "seed": 3}
     outs = []
     for computed in ("compiled", "torch"):
         if computed == "torch":
