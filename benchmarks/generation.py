@@ -113,7 +113,7 @@ def _writing(setup: Setup, size: _Size, model: GPT, theirs: Any) -> Case:
     if theirs is not None:
         case.add_ratio(f"speed, {OURS} / {THEIRS}", THEIRS, OURS, None if setup.quick else OVER_THEIRS)
     case.notes = [
-        "reading the prompt is part of it, as is drawing with top-k; compiling the kernels for single rows, "
+        "reading the prompt is part of it, as is drawing with top-k; compiling the code for single tokens, "
         "a fraction of a second once a process, is not",
         f"without cache only the tokens at contexts of {', '.join(map(str, lengths))} are computed, evenly spread",
     ]
