@@ -12,17 +12,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dgsgpt import format as fmt
-from dgsgpt.metrics import decimate, ema
+from dgsgpt.curves import decimate, ema, smoothing_for
 from dgsgpt.palette import LIGHT, SANS
 from dgsgpt.report.gather import Told
 
 POINTS = 1500
-_EMA = ((200, 0.5), (1000, 0.8))  # an average over twenty points lags behind on a short curve
-
-
-def weight_for(points: int) -> float:
-    """The EMA weight for a curve of so many points."""
-    return next((weight for most, weight in _EMA if points <= most), 0.9)
 
 
 def column(frame: pd.DataFrame, key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -39,7 +33,7 @@ def losses(told: Sequence[Told]) -> tuple[str, str]:
     for one in told:
         x, raw = column(one.frame, "loss/train")
         if len(x):
-            weight = weight_for(len(x))
+            weight = smoothing_for(len(x))
             if len(told) == 1:
                 figure.add_trace(_line(*decimate(x, raw, POINTS), one, "raw", width=0.8, opacity=0.35))
             sx, sy = decimate(x, ema(raw, weight), POINTS)

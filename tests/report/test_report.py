@@ -14,8 +14,9 @@ from click.testing import CliRunner
 
 from dgsgpt.annotations import annotate
 from dgsgpt.cli import main
+from dgsgpt.curves import ema, smoothing_for
 from dgsgpt.errors import RunError
-from dgsgpt.metrics import MetricsWriter, ema, read_metrics
+from dgsgpt.metrics import MetricsWriter, read_metrics
 from dgsgpt.report import build_report, figures
 from dgsgpt.report.gather import gather
 from dgsgpt.runs import Run
@@ -89,7 +90,7 @@ def test_the_curves_are_those_of_the_metrics(runs: list[Run]) -> None:
     raw = frame["loss/train"].to_numpy()
     assert drawn[0]["x"] == frame["step"].tolist()
     assert np.allclose(drawn[0]["y"], raw, rtol=1e-5)
-    assert np.allclose(drawn[1]["y"], ema(raw, figures.weight_for(len(raw))), rtol=1e-5)
+    assert np.allclose(drawn[1]["y"], ema(raw, smoothing_for(len(raw))), rtol=1e-5)
 
 
 def test_a_long_run_is_thinned_with_its_spike_and_says_so(runs_dir: Path) -> None:
