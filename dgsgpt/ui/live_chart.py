@@ -74,7 +74,14 @@ function reset(box) {
     if (range) ranges[axis + ".range"] = [...range];
     else ranges[axis + ".autorange"] = true;
   }
-  window.Plotly.relayout(box, ranges).finally(() => { box.resetting = false; });
+  window.Plotly.relayout(box, ranges)
+    .catch((error) => complain(box, error))
+    .finally(() => { box.resetting = false; });
+}
+
+// Drawing goes on after the call: a chart that has left the page by then was given up, which is no error.
+function complain(box, error) {
+  if (box.watched) throw error;
 }
 
 function draw(Plotly, box, data) {
@@ -91,9 +98,9 @@ function draw(Plotly, box, data) {
   const picture = { name: "Save as PNG", icon: Plotly.Icons.camera, click: () => save(box) };
   const config = { ...data.config, doubleClick: false, modeBarButtonsToAdd: [picture, home] };
   // Handed over once: plotly takes buttons that are made anew for another config, and builds the whole chart anew.
-  if (box.watched) { Plotly.react(box, traces, layout); return; }
+  if (box.watched) { Plotly.react(box, traces, layout).catch((error) => complain(box, error)); return; }
   box.watched = true;
-  Plotly.newPlot(box, traces, layout, config);
+  Plotly.newPlot(box, traces, layout, config).catch((error) => complain(box, error));
   box.on("plotly_relayout", (event) => remember(box, event));
   box.on("plotly_doubleclick", () => { box.doubled = Date.now(); clearTimeout(box.waiting); reset(box); });
   box.on("plotly_click", (event) => tell(box, event));
