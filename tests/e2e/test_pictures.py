@@ -138,7 +138,7 @@ def train(server: Server, page: Page) -> None:
     """The mixture of experts, with the others laid over it."""
     visit(page, server.page("train?run=austen-moe&with=austen-muon,austen-adamw"))
     expect(page.locator(".st-key-train_card_loss")).to_be_visible()
-    picture(server, page, "train", ".st-key-train_card_saved", 26)
+    picture(server, page, "train", ".st-key-train_card_experts", 26)
 
 
 def all_runs(server: Server, page: Page) -> None:
