@@ -106,6 +106,7 @@ def compare_and_write(page: Page, run: Run) -> None:
     page.get_by_role("button", name="Generate").click()
     for card in (".st-key-pg_card_out_0", ".st-key-pg_card_out_1"):
         expect(page.locator(card)).to_contain_text("tok/s", timeout=120_000)
+    expect(page.locator(".st-key-pg_strip")).to_be_visible()  # drawn last, by a second run of the script
     idle(page)
 
 
