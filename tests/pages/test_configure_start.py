@@ -10,6 +10,7 @@ from streamlit.testing.v1 import AppTest
 
 from dgsgpt import launch
 from dgsgpt.config import load_config
+from dgsgpt.profiles import load_profile
 from dgsgpt.runs import list_runs, open_run
 from dgsgpt.ui import form, state
 from dgsgpt.ui.app import ROUTER, page_file
@@ -158,7 +159,9 @@ def test_a_bad_or_taken_name_is_told_with_a_free_one(runs_dir: Path) -> None:
 
 def test_time_is_only_claimed_when_a_run_has_measured_this_machine(runs_dir: Path) -> None:
     assert "measured after the first run" in shown(open_page())
-    make_run(runs_dir, "measured", config=tiny_config())
+    make_run(runs_dir, "far-too-small", config=tiny_config())
+    assert "at the speed of" not in shown(open_page())
+    make_run(runs_dir, "measured", config=load_profile("cpu").config)
     at = open_page()
     same_machine = open_run(runs_dir, "measured").facts["hardware"]["name"] == state.machine().name
     assert ("at the speed of measured" in shown(at)) == same_machine
