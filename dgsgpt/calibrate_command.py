@@ -17,7 +17,7 @@ from dgsgpt.cli_options import json_option, print_json, runs_dir_option
 @json_option
 @runs_dir_option
 def calibrate(root: Path, seconds: float, show: bool, as_json: bool) -> None:
-    """Measure how fast this machine trains, so that times can be estimated before a run: about ten seconds."""
+    """Measure how fast this machine trains, so that times can be estimated before a run: about fifteen seconds."""
     from dgsgpt import console, hardware
     from dgsgpt.calibrate import FILE, measure, read_calibration
     from dgsgpt.errors import RunError

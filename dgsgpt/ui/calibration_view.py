@@ -27,9 +27,9 @@ def told(found: Calibration, now: float) -> str:
 
 
 def line(found: Calibration | None, machine: Hardware) -> None:
-    """The calibration and a button that measures (again); it holds this tab for the ten seconds."""
+    """The calibration and a button that measures (again); it holds this tab meanwhile."""
     if found is None:
-        label, says = "Calibrate this machine (10 s)", ""
+        label, says = "Calibrate this machine (15 s)", ""
     else:
         label, says = "Again", told(found, time.time())
     with st.container(horizontal=True, vertical_alignment="center", gap="xsmall", key="calibration"):
