@@ -292,8 +292,7 @@ def diagnose(root: Path) -> dict[str, str]:
     usable = "usable by torch" if torch.cuda.is_available() else "torch cannot use it: install a CUDA build"
     return {
         "python": platform.python_version(),
-        "torch": f"{torch.__version__}, imported in {imported_s:.1f} s, "
-        f"{torch.get_num_threads()} threads",
+        "torch": f"{torch.__version__}, imported in {imported_s:.1f} s, {torch.get_num_threads()} threads",
         "gpu": f"{gpus} ({usable})" if machine.gpus else "none found by the NVIDIA driver",
         "cpu": f"{machine.cpu_name}, {machine.cpu_cores} cores",
         "memory": f"{size(machine.ram_available_bytes)} of {size(machine.ram_total_bytes)} free",
