@@ -11,7 +11,7 @@ from dgsgpt.checkpoint import list_checkpoints
 from dgsgpt.metrics_csv import to_csv
 from dgsgpt.report import build_report
 from dgsgpt.runs import Run
-from dgsgpt.ui import atoms
+from dgsgpt.ui import atoms, train_moment
 from dgsgpt.ui.app import page_file
 from dgsgpt.ui.run_cards import step_of
 
@@ -34,6 +34,13 @@ def menu(run: Run, others: Sequence[Run]) -> None:
         said = "The newest checkpoint of each run shown." if both else "Lay another run with a checkpoint over it."
         if _item("Compare with the runs laid over", "compare", "compare", disabled=not both, said=said):
             st.switch_page(page_file("checkpoints"), query_params={"checkpoint": refs})
+        key = f"train_at_{run.id}"
+        st.number_input(
+            "Look at a step", 0, max(1, run.status().max_steps), None, key=key,
+            placeholder="as by a click on the curve",
+            help="Figures, nearest sample and checkpoint of that step; empty shows none.",
+            on_change=_look, args=(run.id, key),
+        )  # fmt: skip
         if _item("Picture of the chart (PNG)", "image", "png"):
             st.session_state[PICTURE] = st.session_state.get(PICTURE, 0) + 1
         runs = [run, *others]
@@ -50,6 +57,15 @@ def menu(run: Run, others: Sequence[Run]) -> None:
         )  # fmt: skip
         atoms.note("The same on the command line:")
         st.code("\n".join(commands(run, others, newest)), language="bash", wrap_lines=True)
+
+
+def _look(run_id: str, key: str) -> None:
+    """Show the step that was typed, which a keyboard reaches and a click on the curve does not."""
+    step = st.session_state[key]
+    if step is None:
+        train_moment.close()
+    else:
+        train_moment.choose(run_id, int(step))
 
 
 def _item(label: str, icon: str, key: str, *, disabled: bool = False, said: str | None = None) -> bool:

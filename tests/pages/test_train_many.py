@@ -191,6 +191,18 @@ def test_the_menu_offers_fork_clone_compare_data_and_report(open_page: OpenPage,
     assert app.session_state["train_picture"] == 1
 
 
+def test_a_step_is_looked_at_without_a_mouse(open_page: OpenPage, runs_dir: Path) -> None:
+    make_run(runs_dir, "now", "finished", 1000, checkpoints=(500, 1000))
+    app = open_page("train")
+    app.number_input(key="train_at_now").set_value(620).run()
+    shown = html_of(app)
+    assert "Sample of step 600" in shown
+    assert "Checkpoint of step 500" in shown
+    assert app.query_params["at"] in ("620", ["620"])
+    app.number_input(key="train_at_now").set_value(None).run()
+    assert "Sample of step 600" not in html_of(app)
+
+
 def test_a_run_of_experts_that_logged_no_loads_shows_the_busiest(open_page: OpenPage, runs_dir: Path) -> None:
     run = make_run(runs_dir, "moe", "finished", 300, config=config(moe=True))
     rows = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
