@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -77,5 +79,17 @@ def test_memory_is_the_most_that_a_process_had() -> None:
     assert browser.peak_bytes(os.getpid()) >= len(block)
 
 
-def test_the_help_is_asked_for_in_a_process() -> None:
+def test_the_help_is_asked_for_in_a_process_and_nothing_else_is_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+
+    def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        started.append(command)
+        return real(command if len(started) == 1 else [sys.executable, "-c", "print('something else')"], **options)
+
+    real = subprocess.run
+    monkeypatch.setattr(dashboard.subprocess, "run", run)
     dashboard.show_help()
+    assert started[0][0] == sys.executable
+    assert started[0][-1] == "--help"
+    with pytest.raises(AssertionError, match="not the help"):
+        dashboard.show_help()
